@@ -1,0 +1,73 @@
+"""What a task is: problems, and a grader that every method shares.
+
+A task knows nothing of methods, prompts of a paradigm or engines. It loads
+problems, finds the answer in a model's final text and grades it. Adding a task
+is adding a module here and a line in `TASKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with its reference: `meta` holds what the grader needs."""
+
+    id: str
+    question: str
+    answer: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """Outcome of grading one final text.
+
+    `answer` is the canonical form of what was found ("" if nothing was found);
+    `reason` says in a few words why a text is not correct.
+    """
+
+    correct: bool
+    answer: str = ""
+    reason: str = ""
+
+
+class Task(Protocol):
+    """The contract of a task module."""
+
+    name: str
+
+    def load(self, n: int, *, split: str, seed: int, **options: Any) -> list[Problem]:
+        """Return `n` problems of a split ("train" or "test"), the same for the same seed."""
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        """Grade a model's final text. Never raises on any string."""
+
+
+TASKS: dict[str, str] = {"countdown": "sprint_lib.tasks.countdown:Countdown"}
+
+
+def get_task(name: str) -> Task:
+    """Return the task called `name`.
+
+    Raises:
+        KeyError: if there is no such task; the message lists those there are.
+    """
+    if name not in TASKS:
+        raise KeyError(f"no task {name!r}; there are: {', '.join(sorted(TASKS))}")
+    module, _, cls = TASKS[name].partition(":")
+    task: Task = getattr(import_module(module), cls)()
+    return task
+
+
+def check_unique(problems: Sequence[Problem]) -> None:
+    """Raise ValueError if two problems share an id."""
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise ValueError(f"two problems have the id {problem.id!r}")
+        seen.add(problem.id)

@@ -1,0 +1,335 @@
+"""Countdown: reach a target with four numbers, each used exactly once.
+
+The embedded task of the suite (Adaptive Parallel Reasoning, arXiv 2504.15466,
+and SPRINT, Table 2). This module generates problems with a real train/test
+split, verifies answers strictly and without `eval`, and holds the symbolic
+solver whose depth-first search traces are the language the base model learns:
+
+    Numbers: 3 4 5 7
+    Target: 24
+    Try 3 + 4                               one first move ...
+    Left 5 7 7 -> 24                        ... the subproblem it leaves ...
+     5 + 7 = 12 ; 7 12 -> 24 no             ... each second move, checked ...
+    None                                    ... to its end, then backtrack
+    Try 3 * 5
+    Left 4 7 15 -> 24
+     4 + 7 = 11 ; 11 15 -> 24 no
+     7 - 4 = 3 ; 3 15 -> 24 no
+    ...
+    Solved 3 * 4 = 12 ; 5 + 7 = 12 ; 12 + 12 = 24
+    Answer 3 * 4 = 12 ; 5 + 7 = 12 ; 12 + 12 = 24
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from sprint_lib.tasks import Grade, Problem
+
+MAX_VALUE = 100  # largest intermediate result in a search trace; one token each
+TARGETS = (10, 100)  # inclusive range of targets (APR, section 4)
+TEST_SHARE = 10  # one problem in so many is held out
+_MAX_EXPRESSION = 200  # characters; longer answers are malformed
+_MAX_DEPTH = 24
+_MAX_DIGITS = 6
+
+State = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Move:
+    """`a op b = result`, leaving the sorted numbers `left`."""
+
+    a: int
+    op: str
+    b: int
+    result: int
+    left: State
+
+    @property
+    def task(self) -> str:
+        return f"{self.a} {self.op} {self.b}"
+
+    def __str__(self) -> str:
+        return f"{self.a} {self.op} {self.b} = {self.result}"
+
+
+def moves(state: State, max_value: int = MAX_VALUE) -> list[Move]:
+    """All moves of a sorted state in canonical order: pairs left to right, then + - * /.
+
+    Differences are larger minus smaller, divisions exact (APR, section 4). Moves
+    that only repeat another (the same pair of values, `x / 1`, `x - 0`, `x * 0`)
+    and results above `max_value` are left out.
+    """
+    found: list[Move] = []
+    seen: set[tuple[int, int]] = set()
+    for i, low in enumerate(state):
+        for j in range(i + 1, len(state)):
+            high = state[j]
+            if (low, high) in seen:
+                continue
+            seen.add((low, high))
+            rest = state[:i] + state[i + 1 : j] + state[j + 1 :]
+            for a, op, b, result in _results(low, high):
+                if result <= max_value:
+                    found.append(Move(a, op, b, result, tuple(sorted((*rest, result)))))
+    return found
+
+
+def _results(low: int, high: int) -> Iterator[tuple[int, str, int, int]]:
+    yield low, "+", high, low + high
+    if low == 0:
+        return
+    yield high, "-", low, high - low
+    yield low, "*", high, low * high
+    if low > 1 and high % low == 0:
+        yield high, "/", low, high // low
+
+
+def finishing_move(pair: State, target: int) -> Move | None:
+    """The first move of a pair of numbers that gives the target, or None."""
+    return next((m for m in moves(pair, max_value=10**9) if m.result == target), None)
+
+
+def solve(state: State, target: int, max_value: int = MAX_VALUE) -> list[Move] | None:
+    """Depth-first search in canonical order; the first solution as a chain of moves, or None."""
+    if len(state) == 2:
+        last = finishing_move(state, target)
+        return [last] if last else None
+    for move in moves(state, max_value):
+        rest = solve(move.left, target, max_value)
+        if rest:
+            return [move, *rest]
+    return None
+
+
+def question(numbers: Sequence[int], target: int) -> str:
+    return f"Numbers: {' '.join(map(str, sorted(numbers)))}\nTarget: {target}\n"
+
+
+def chain_text(chain: Sequence[Move]) -> str:
+    return " ; ".join(map(str, chain))
+
+
+def _subsearch(state: State, target: int, before: list[Move], out: list[str]) -> bool:
+    """Write the search of a two- or three-number state; True if it solved the problem."""
+    out.append(f"Left {' '.join(map(str, state))} -> {target}\n")
+    for move in moves(state) if len(state) == 3 else []:
+        last = finishing_move(move.left, target)
+        verdict = "yes" if last else "no"
+        out.append(f" {move} ; {' '.join(map(str, move.left))} -> {target} {verdict}\n")
+        if last:
+            out.append(f"Solved {chain_text([*before, move, last])}\n")
+            return True
+    if len(state) == 2:
+        last = finishing_move(state, target)
+        if last:
+            out.append(f"Solved {chain_text([*before, last])}\n")
+            return True
+    out.append("None\n")
+    return False
+
+
+def search_trace(numbers: Sequence[int], target: int) -> str:
+    """The solver's whole search as text, two to four numbers; see the module's example."""
+    state = tuple(sorted(numbers))
+    out: list[str] = []
+    if len(state) <= 3:
+        solved = _subsearch(state, target, [], out)
+    else:
+        solved = False
+        for move in moves(state):
+            out.append(f"Try {move.task}\n")
+            solved = _subsearch(move.left, target, [move], out)
+            if solved:
+                break
+    answer = out[-1].removeprefix("Solved ") if solved else "none\n"
+    out.append(f"Answer {answer}")
+    return "".join(out)
+
+
+# --- problems -------------------------------------------------------------------------
+
+
+def split_of(numbers: Sequence[int], target: int) -> str:
+    """Train or test, decided by the problem itself, so that no order of drawing can leak."""
+    key = f"{' '.join(map(str, sorted(numbers)))}|{target}"
+    return "test" if hashlib.sha256(key.encode()).digest()[0] % TEST_SHARE == 0 else "train"
+
+
+def draw(rng: random.Random, split: str, *, count: int = 4, max_number: int = 20) -> tuple[State, int]:
+    """One (sorted numbers, target) of a split, uniform; not necessarily solvable."""
+    while True:
+        numbers = tuple(sorted(rng.randint(1, max_number) for _ in range(count)))
+        target = rng.randint(*TARGETS)
+        if split_of(numbers, target) == split:
+            return numbers, target
+
+
+class Countdown:
+    """Countdown as a task: four numbers, all different problems, all solvable."""
+
+    name = "countdown"
+
+    def load(self, n: int, *, split: str, seed: int, max_number: int = 20, **_: Any) -> list[Problem]:
+        """Return `n` distinct solvable problems of a split, the same for the same seed."""
+        if split not in ("train", "test"):
+            raise ValueError(f"countdown: no split {split!r}; there are: train, test")
+        rng = random.Random(f"countdown {split} {seed}")
+        found: dict[str, Problem] = {}
+        while len(found) < n:
+            numbers, target = draw(rng, split, max_number=max_number)
+            chain = solve(numbers, target)
+            if chain is None:
+                continue
+            id_ = f"{'-'.join(map(str, numbers))}={target}"
+            meta = {"numbers": list(numbers), "target": target}
+            found.setdefault(id_, Problem(id_, question(numbers, target), chain_text(chain), meta))
+        return list(found.values())
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        """Grade a final text against the problem's numbers and target. Never raises."""
+        answer = extract_answer(text)
+        if answer is None:
+            return Grade(False, "", "no answer")
+        return verify(answer, problem.meta["numbers"], problem.meta["target"])
+
+
+# --- grading --------------------------------------------------------------------------
+
+_ANSWER = re.compile(r"(?:^|\n)[ \t]*Answer:?[ \t]+([^\n]{1,400})")
+_BOXED = re.compile(r"\\boxed\{([^{}\n]{1,400})\}")
+_EQUATION = re.compile(r" *(\d{1,6}) *([-+*/]) *(\d{1,6}) *= *(\d{1,6}) *")
+_TOKEN = re.compile(r"\s*(?:(\d+)|([-+*/()]))")
+
+
+def extract_answer(text: str) -> str | None:
+    """The last `Answer ...` line or boxed expression of a text, or None."""
+    found = None
+    for pattern in (_BOXED, _ANSWER):
+        for match in pattern.finditer(text):
+            if found is None or match.start() > found.start():
+                found = match
+    return found.group(1).strip() if found else None
+
+
+def verify(answer: str, numbers: Sequence[int], target: int) -> Grade:
+    """Strict check of an answer: every number used exactly once, exact arithmetic.
+
+    An answer is an expression of + - * / and brackets, optionally followed by
+    `= target`, or a chain of equations joined by `;` as in a search trace. Time
+    is linear in the answer, which is bounded. Never raises.
+    """
+    if len(answer) > _MAX_EXPRESSION:
+        return Grade(False, "", "malformed: too long")
+    expression = chain_to_expression(answer) if ";" in answer else _left_of_equals(answer, target)
+    if expression is None:
+        return Grade(False, "", "malformed: not a chain of equations on the numbers in hand")
+    try:
+        value, used = _evaluate(expression)
+    except (ValueError, ZeroDivisionError) as error:
+        return Grade(False, "", f"malformed: {error}")
+    if sorted(used) != sorted(numbers):
+        return Grade(False, expression, "other numbers used")
+    if value != target:
+        return Grade(False, expression, "misses the target")
+    return Grade(True, expression)
+
+
+def _left_of_equals(answer: str, target: int) -> str | None:
+    left, equals, right = answer.partition("=")
+    if equals and right.strip() != str(target):
+        return None
+    return left.strip()
+
+
+def chain_to_expression(chain: str) -> str | None:
+    """`3 + 4 = 7 ; 5 * 7 = 35` as one bracketed expression; None if an equation is no equation.
+
+    A later equation takes an earlier result where its value is at hand, else a
+    number of the question; which numbers were used is checked by `verify`.
+    """
+    results: list[tuple[int, str]] = []
+    for part in chain.split(";"):
+        match = _EQUATION.fullmatch(part)
+        if not match:
+            return None
+        a, op, b, result = match.groups()
+        if not _holds(int(a), op, int(b), int(result)):
+            return None
+        text = f"({_take(results, int(a))} {op} {_take(results, int(b))})"
+        results.append((int(result), text))
+    if len(results) != 1:  # a result that nothing used
+        return None
+    return results[0][1]
+
+
+def _take(results: list[tuple[int, str]], value: int) -> str:
+    for index, (result, text) in enumerate(results):
+        if result == value:
+            del results[index]
+            return text
+    return str(value)
+
+
+def _holds(a: int, op: str, b: int, result: int) -> bool:
+    if op == "/":
+        return b != 0 and b * result == a
+    return {"+": a + b, "-": a - b, "*": a * b}[op] == result
+
+
+def _evaluate(expression: str) -> tuple[Fraction, list[int]]:
+    """Value and numbers of an expression, by recursive descent; ValueError if malformed."""
+    tokens: list[str] = []
+    at = 0
+    expression = expression.rstrip()
+    while at < len(expression):
+        match = _TOKEN.match(expression, at)
+        if not match or (match.group(1) and len(match.group(1)) > _MAX_DIGITS):
+            raise ValueError("not an expression")
+        tokens.append(match.group(1) or match.group(2))
+        at = match.end()
+    used: list[int] = []
+    value, end = _sum(tokens, 0, 0, used)
+    if end != len(tokens):
+        raise ValueError("not an expression")
+    return value, used
+
+
+def _sum(tokens: list[str], at: int, depth: int, used: list[int]) -> tuple[Fraction, int]:
+    value, at = _product(tokens, at, depth, used)
+    while at < len(tokens) and tokens[at] in "+-":
+        op = tokens[at]
+        right, at = _product(tokens, at + 1, depth, used)
+        value = value + right if op == "+" else value - right
+    return value, at
+
+
+def _product(tokens: list[str], at: int, depth: int, used: list[int]) -> tuple[Fraction, int]:
+    value, at = _atom(tokens, at, depth, used)
+    while at < len(tokens) and tokens[at] in "*/":
+        op = tokens[at]
+        right, at = _atom(tokens, at + 1, depth, used)
+        value = value * right if op == "*" else value / right
+    return value, at
+
+
+def _atom(tokens: list[str], at: int, depth: int, used: list[int]) -> tuple[Fraction, int]:
+    if depth > _MAX_DEPTH or at >= len(tokens):
+        raise ValueError("not an expression")
+    token = tokens[at]
+    if token == "(":
+        value, at = _sum(tokens, at + 1, depth + 1, used)
+        if at >= len(tokens) or tokens[at] != ")":
+            raise ValueError("brackets do not match")
+        return value, at + 1
+    if not token.isascii() or not token.isdigit():
+        raise ValueError("not an expression")
+    used.append(int(token))
+    return Fraction(int(token)), at + 1

@@ -1,0 +1,228 @@
+"""The base reasoning model: a tiny Llama trained from scratch on sequential search traces.
+
+It never sees a parallel tag: fine-tuning has to teach those, as in the paper
+(section 3.2). Problems are drawn on the fly from the train split, so nothing is
+seen twice and nothing held out is seen at all. `sprint train base` runs this;
+the result is shipped as `sprint_lib/models/countdown-base` with a model card.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sprint_lib.tasks import countdown
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
+MAX_STAGES, MAX_PROMPTS = 12, 24
+_WORDS = [
+    *("Numbers:", "\nTarget:", "Try", "Left", "None", "Solved", "Answer", " none", " ->", " ;", " ="),
+    *(" +", " -", " *", " /", " no\n", " yes\n", "\n", "-----\n", "Based on execution_"),
+]
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Size of the model and length of its training; the defaults made the shipped one."""
+
+    hidden: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int = 704
+    context: int = 4096
+    max_number: int = 20
+    tokens: int = 24_000_000  # seen in training, padding left out
+    batch_tokens: int = 2048
+    lr: float = 2e-3
+    warmup: int = 100  # steps
+    decay_share: float = 0.4  # the last part of training, over which the rate falls to zero
+    weight_decay: float = 0.05
+    chain_weight: float = 3.0  # weight of the tokens of a solution chain in the loss
+    seed: int = 0
+    threads: int = 1
+
+
+def vocabulary() -> list[str]:
+    """Every token of the Countdown language, the stage tags of SPRINT included."""
+    numbers = [f" {n}" for n in range(countdown.MAX_VALUE + 1)]
+    stages = range(1, MAX_STAGES + 1)
+    tags = [f"<{slash}{kind}_" for kind in ("Plan", "Execution") for slash in ("", "/")]
+    tags += [f"<{slash}{kind}_{i}." for kind in ("prompt", "execution") for slash in ("", "/") for i in stages]
+    tags += ["<Final_answer>", "</Final_answer>", *(f"{j}>" for j in range(1, MAX_PROMPTS + 1))]
+    words = [PAD, END, UNKNOWN, *_WORDS, *numbers, *tags]
+    return words + [f"<|reserved_{k}|>" for k in range(-len(words) % 64)]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over `vocabulary()`; decoding is plain concatenation."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = vocabulary()
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNKNOWN))
+    pattern = "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            intermediate_size=config.ffn,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+
+
+def draw_example(rng: random.Random, max_number: int) -> tuple[str, str]:
+    """(question, trace) of the train split: mostly four numbers, some subproblems, few without solution."""
+    kind = rng.random()
+    count = 4 if kind < 0.88 else 3 if kind < 0.97 else 2
+    while True:
+        numbers, target = countdown.draw(rng, "train", count=count, max_number=max_number)
+        if count < 4 or rng.random() < 0.02 or countdown.solve(numbers, target):
+            return countdown.question(numbers, target), countdown.search_trace(numbers, target)
+
+
+def _batches(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[tuple[list[int], int]]]:
+    """Endless batches of (token ids, length of the question), of similar length each."""
+    rng = random.Random(config.seed)
+    while True:
+        pool = []
+        for _ in range(256):
+            question, trace = draw_example(rng, config.max_number)
+            start = len(tokenizer.encode(question))
+            pool.append(([*tokenizer.encode(question + trace), tokenizer.eos_token_id], start))
+        pool.sort(key=lambda e: len(e[0]))
+        batches, batch = [], []
+        for example in pool:
+            if batch and len(example[0]) * (len(batch) + 1) > config.batch_tokens:
+                batches.append(batch)
+                batch = []
+            batch.append(example)
+        batches.append(batch)
+        rng.shuffle(batches)
+        yield from batches
+
+
+def _collate(
+    batch: list[tuple[list[int], int]], solved_id: int, chain_weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids [rows, length] and loss weights, zero on question and padding."""
+    import torch
+
+    width = max(len(ids) for ids, _ in batch)
+    ids_out = torch.zeros(len(batch), width, dtype=torch.long)
+    weights = torch.zeros(len(batch), width)
+    for row, (ids, start) in enumerate(batch):
+        ids_out[row, : len(ids)] = torch.tensor(ids)
+        weights[row, start : len(ids)] = 1.0
+        if solved_id in ids:
+            weights[row, ids.index(solved_id) : len(ids)] = chain_weight
+    return ids_out, weights
+
+
+def _rate(config: BaseConfig, step: int, share: float) -> float:
+    warm = min(1.0, (step + 1) / config.warmup)
+    return config.lr * warm * min(1.0, (1.0 - share) / config.decay_share)
+
+
+def train_base(
+    out: Path, config: BaseConfig, report: Callable[[dict[str, Any]], None] = print, save_minutes: float = 10
+) -> dict[str, Any]:
+    """Train the base model and save it to `out` (bf16 safetensors, tokenizer, training.json).
+
+    The model is also saved every few minutes, so that a cut run leaves its last
+    state. Returns what was trained and how long it took.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.threads)
+    tokenizer = build_tokenizer()
+    model = build_model(config, tokenizer)
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    solved_id = tokenizer.convert_tokens_to_ids("Solved")
+    started = saved = time.monotonic()
+    seen, step, mean_loss = 0, 0, math.nan
+    curve: list[dict[str, float]] = []
+    for batch in _batches(config, tokenizer):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(config, step, seen / config.tokens)
+        ids, weights = _collate(batch, solved_id, config.chain_weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(input_ids=ids).logits
+        losses = cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        flat = weights[:, 1:].flatten()
+        loss = (losses * flat).sum() / flat.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += sum(len(ids_) for ids_, _ in batch)
+        step += 1
+        value = loss.item()
+        mean_loss = value if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * value
+        if step % 100 == 0:
+            seconds = time.monotonic() - started
+            curve.append({"step": step, "tokens": seen, "loss": mean_loss, "seconds": seconds})
+            report({**curve[-1], "tokens_per_second": seen / seconds})
+        if time.monotonic() - saved > 60 * save_minutes:
+            _save(model, tokenizer, out)
+            saved = time.monotonic()
+        if seen >= config.tokens:
+            break
+    _save(model, tokenizer, out)
+    summary = {
+        "config": asdict(config),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": step,
+        "tokens": seen,
+        "seconds": round(time.monotonic() - started),
+        "curve": curve,
+    }
+    (out / "training.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    import copy
+
+    import torch
+
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
