@@ -1,0 +1,496 @@
+"""Every figure of the suite, in one style, from tidy frames, saved as PNG, SVG and CSV.
+
+A figure function takes the frame that is also written beside the picture, so
+that what is drawn and what is saved cannot differ; `tables.py` makes the frames
+from attempts. `save` names the files after the figure and gives the notebook an
+image with the caption as alternative text. Colours are seaborn's colour-blind
+palette, a method keeps its colour in all figures, intervals are 95 %.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from sprint_lib.store import Workspace
+
+matplotlib.rcParams["svg.hashsalt"] = "sprint"  # the same figure gives the same SVG
+_LINES = {"grid.color": "0.88", "axes.edgecolor": "0.6", "figure.constrained_layout.h_pad": 0.07}
+WIDTH = 8.0  # inches
+DPI = 144
+_PALETTE = sns.color_palette("colorblind")
+COLOURS: dict[str, Any] = {
+    "base": _PALETTE[7],
+    "rft": _PALETTE[0],
+    "rft-control": _PALETTE[9],
+    "sprint": _PALETTE[1],
+    "self_consistency": _PALETTE[4],
+    "sot_chat": _PALETTE[5],
+    "sot_reasoning": _PALETTE[2],
+}
+NAMES = {
+    "base": "Base",
+    "rft": "RFT",
+    "rft-control": "RFT, control run",
+    "sprint": "SPRINT",
+    "self_consistency": "Self-consistency",
+    "sot_chat": "SoT (chat)",
+    "sot_reasoning": "SoT (reasoning)",
+}
+MARKERS = {"base": "s", "rft": "o", "rft-control": "v", "sprint": "D", "self_consistency": "P", "sot_chat": "X"}
+PLANNER, EXECUTOR, DISCARDED, INK = _PALETTE[0], _PALETTE[1], (0.75, 0.75, 0.75), (0.15, 0.15, 0.15)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished figure: what Jupyter shows, with its caption as alternative text."""
+
+    png: bytes
+    caption: str
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        data = {"image/png": self.png, "text/plain": self.caption}
+        return data, {"image/png": {"alt": self.caption, "width": int(WIDTH * 100)}}
+
+
+def name(method: str) -> str:
+    """The printed name of a method or run."""
+    return NAMES.get(method, method.replace("_", " ").replace("-", " "))
+
+
+def colour(method: str) -> Any:
+    """The colour of a method or run, the same in all figures."""
+    return COLOURS.get(method, _PALETTE[6])
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    sns.set_theme(style="whitegrid", context="notebook", palette="colorblind", font_scale=0.8, rc=_LINES)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False, **options)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _caption(figure: Figure, text: str, handles: Sequence[Patch] = ()) -> None:
+    """The caption under the figure, and under it one row of legend in the lines left blank for it."""
+    blank = "\n\n" if handles else ""
+    figure.supxlabel(textwrap.fill(text, 118) + blank, x=0.01, ha="left", fontsize=8, color="0.3", linespacing=1.3)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8)
+    figure.set_label(text)
+
+
+def save(figure: Figure, stem: str, data: pd.DataFrame, workspace: Workspace) -> Picture:
+    """Write figures/`stem`.png, .svg and .csv and return the picture for the notebook.
+
+    The SVG and CSV of equal data are equal byte for byte: no dates, a fixed hash
+    salt, six significant digits.
+    """
+    from sprint_lib.store import write_bytes, write_text
+
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    write_bytes(workspace.figures / f"{stem}.png", png.getvalue())
+    write_bytes(workspace.figures / f"{stem}.svg", svg.getvalue())
+    write_text(workspace.figures / f"{stem}.csv", data.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    return Picture(png.getvalue(), str(figure.get_label()))
+
+
+# --- one attempt ------------------------------------------------------------------------
+
+CLOCKS = {"tokens": "generated tokens on the way to the answer", "seconds": "seconds since the question"}
+
+
+def timeline(frame: pd.DataFrame, *, clock: str, title: str, caption: str = "") -> Figure:
+    """Gantt chart of the calls of one or several attempts, a panel each, on one time axis.
+
+    `frame` is made by `tables.timeline`: panel, lane (0 is the planner), name,
+    role, start, first (first token), end, critical, discarded. `clock` is
+    "tokens" or "seconds".
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    lanes = [int(frame.loc[frame["panel"] == panel, "lane"].max()) + 1 for panel in panels]
+    figure, axes = _figure(
+        1.5 + 0.3 * sum(lanes) + 0.35 * len(lanes), len(panels), sharex=True, height_ratios=[n + 0.8 for n in lanes]
+    )
+    reach = float(frame["end"].max()) or 1.0
+    for axis, panel, count in zip(axes.flat, panels, lanes, strict=True):
+        rows = frame[frame["panel"] == panel]
+        for row in rows.itertuples():
+            _bar(axis, row, reach)
+        end = float(rows["end"].max())
+        axis.axvline(end, color=INK, linewidth=1, linestyle=":")
+        amount = f"{end:,.0f} tokens" if clock == "tokens" else f"{end:.2f} s"
+        axis.annotate(amount, (end, -0.75), ha="right", va="center", xytext=(-3, 0), textcoords="offset points")
+        axis.set_yticks(range(count), _lane_names(rows, count))
+        axis.set_ylim(count - 0.4, -1.1)
+        axis.set_xlim(0, reach * 1.02)
+        axis.grid(axis="y", visible=False)
+        axis.set_title(panel, loc="left", fontsize=10)
+    axes.flat[-1].set_xlabel(CLOCKS[clock])
+    figure.suptitle(title, x=0.01, ha="left")
+    text = caption or "Dark outline: the critical path, the calls the answer had to wait for."
+    _caption(figure, text, _timeline_handles(frame))
+    return figure
+
+
+def _bar(axis: Axes, row: Any, reach: float) -> None:
+    face = DISCARDED if row.discarded else PLANNER if row.lane == 0 else EXECUTOR
+    edge, width = (INK, 1.4) if row.critical else ("white", 0.8)
+    order = 3 if row.critical else 2
+    axis.barh(row.lane, row.end - row.start, left=row.start, height=0.72, color=face, zorder=order)
+    if row.first > row.start:  # waiting and reading the prompt, before the first token
+        axis.barh(row.lane, row.first - row.start, left=row.start, height=0.72, color="white", alpha=0.55, zorder=order)
+    axis.barh(
+        row.lane,
+        row.end - row.start,
+        left=row.start,
+        height=0.72,
+        color="none",
+        edgecolor=edge,
+        linewidth=width,
+        hatch="///" if row.discarded else None,
+        zorder=order,
+    )
+    if (row.end - row.first) / reach > 0.011 * len(row.name) + 0.01:
+        middle = (row.first + row.end) / 2
+        axis.text(middle, row.lane, row.name, ha="center", va="center", color="white", fontsize=7.5, zorder=4)
+
+
+def _lane_names(rows: pd.DataFrame, count: int) -> list[str]:
+    if count == 1:
+        return ["model"]
+    return ["planner", *(f"executor {lane}" for lane in range(1, count))]
+
+
+def _timeline_handles(frame: pd.DataFrame) -> list[Patch]:
+    handles = [Patch(color=PLANNER, label="planner or model")]
+    if (frame["lane"] > 0).any():
+        handles.append(Patch(color=EXECUTOR, label="executor"))
+    if frame["discarded"].any():
+        handles.append(Patch(facecolor=DISCARDED, hatch="///", edgecolor="white", label="thrown away, tried again"))
+    if (frame["first"] > frame["start"]).any():
+        handles.append(Patch(facecolor="white", edgecolor="0.6", label="pale: no token yet"))
+    return [*handles, Patch(facecolor="none", edgecolor=INK, linewidth=1.4, label="critical path")]
+
+
+# --- curation ---------------------------------------------------------------------------
+
+
+def dag(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Figure 7: steps as a layered graph, a band a stage.
+
+    `frame` has a row a step: step, label, stage, executes, parents (a list of
+    steps, or a string of them with spaces between). Filled boxes have an
+    execution, outlined ones are plan-only.
+    """
+    columns = dict(iter(frame.groupby("stage", sort=True)))
+    tallest = max(len(rows) for rows in columns.values())
+    figure, axes = _figure(1.4 + 0.42 * tallest)
+    axis = axes.flat[0]
+    places: dict[int, tuple[float, float]] = {}
+    for column, (stage, rows) in enumerate(columns.items()):
+        axis.axvspan(column - 0.46, column + 0.46, color="0.93" if column % 2 else "0.96", zorder=0)
+        axis.text(column, -0.9, f"stage {stage}", ha="center", va="center", fontsize=9, weight="bold")
+        start = (tallest - len(rows)) / 2
+        for offset, row in enumerate(rows.itertuples()):
+            places[int(row.step)] = (column, start + offset)
+            _node(axis, row, column, start + offset)
+    for row in frame.itertuples():
+        for parent in _parents(row.parents):
+            _edge(axis, places[parent], places[int(row.step)])
+    axis.set_xlim(-0.5, len(columns) - 0.5)
+    axis.set_ylim(tallest - 0.3, -1.3)
+    axis.axis("off")
+    figure.suptitle(title, x=0.01, ha="left")
+    handles = [
+        Patch(facecolor=EXECUTOR, edgecolor=INK, label="has an execution"),
+        Patch(facecolor="white", edgecolor=INK, linestyle="--", label="plan only"),
+    ]
+    _caption(figure, caption or "An arrow leads from a step to a step that needs its result.", handles)
+    return figure
+
+
+def _parents(value: Any) -> list[int]:
+    return [int(part) for part in (value.split() if isinstance(value, str) else value)]
+
+
+def _node(axis: Axes, row: Any, x: float, y: float) -> None:
+    face, line = (EXECUTOR, "-") if row.executes else ("white", "--")
+    box = FancyBboxPatch(
+        (x - 0.3, y - 0.3), 0.6, 0.6, boxstyle="round,pad=0,rounding_size=0.08", facecolor=face, edgecolor=INK,
+        linestyle=line, linewidth=1, zorder=3,
+    )  # fmt: skip
+    axis.add_patch(box)
+    axis.text(x, y, f"{row.step}  {row.label}", ha="center", va="center", fontsize=7.5, zorder=4)
+
+
+def _edge(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    if start[0] == end[0]:  # a plan-only parent in the same stage: round the side
+        a, b, bend = (start[0] + 0.3, start[1]), (end[0] + 0.3, end[1]), "arc3,rad=-0.5"
+    else:
+        a, b, bend = (start[0] + 0.3, start[1]), (end[0] - 0.3, end[1]), "arc3,rad=0"
+    axis.add_patch(
+        FancyArrowPatch(a, b, arrowstyle="-|>", mutation_scale=9, connectionstyle=bend, color="0.35", lw=1, zorder=2)
+    )
+
+
+def packing(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Figure 3: one trace before and after packing, on one axis of tokens.
+
+    `frame` has a row a piece of text: side ("before" or "after"), lane, start,
+    end, step, kind ("plan", "execution" or "final"), stage. A step keeps its
+    colour on both sides; plans are pale.
+    """
+    sides = {"before": "the trace as it was sampled", "after": "packed into stages"}
+    lanes = {side: int(frame.loc[frame["side"] == side, "lane"].max()) + 1 for side in sides}
+    figure, axes = _figure(
+        1.7 + 0.32 * sum(lanes.values()), 2, sharex=True, height_ratios=[lanes[side] + 0.9 for side in sides]
+    )
+    reach = float(frame["end"].max())
+    shades = sns.husl_palette(max(3, int(frame["step"].max()) + 1), s=0.65, l=0.65)
+    for axis, (side, text) in zip(axes.flat, sides.items(), strict=True):
+        rows = frame[frame["side"] == side]
+        for row in rows.itertuples():
+            _piece(axis, row, shades, reach)
+        end = float(rows["end"].max())
+        axis.axvline(end, color=INK, linewidth=1, linestyle=":")
+        axis.annotate(
+            f"{end:,.0f} tokens", (end, -0.78), ha="right", va="center", xytext=(-3, 0), textcoords="offset points"
+        )
+        if side == "after":
+            for _, stage in rows[rows["stage"] > 0].groupby("stage"):
+                axis.axvline(float(stage["start"].min()), color="0.6", linewidth=0.8, linestyle="--", zorder=1)
+        axis.set_yticks(range(lanes[side]), _lane_names(rows, lanes[side]) if side == "after" else ["model"])
+        axis.set_ylim(lanes[side] - 0.4, -1.15)
+        axis.set_xlim(0, reach * 1.02)
+        axis.grid(axis="y", visible=False)
+        axis.set_title(text, loc="left", fontsize=10)
+    axes.flat[-1].set_xlabel(CLOCKS["tokens"])
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption or "A colour is a step, its number the order in the trace; dashed lines open a stage.")
+    return figure
+
+
+def _piece(axis: Axes, row: Any, shades: Sequence[Any], reach: float) -> None:
+    shade = (0.35, 0.35, 0.35) if row.kind == "final" else shades[int(row.step)]
+    width = row.end - row.start
+    axis.barh(
+        row.lane, width, left=row.start, height=0.72, color=shade, alpha=0.45 if row.kind == "plan" else 1.0,
+        edgecolor="white", linewidth=0.6, zorder=2,
+    )  # fmt: skip
+    label = "answer" if row.kind == "final" else str(row.step)
+    if width / reach > 0.009 * len(label) + 0.004:
+        axis.text(row.start + width / 2, row.lane, label, ha="center", va="center", fontsize=7, zorder=3, color=INK)
+
+
+def histogram(
+    frame: pd.DataFrame, column: str, *, label: str, title: str, threshold: float | None = None, caption: str = ""
+) -> Figure:
+    """Counts of one column; a dashed line marks a threshold below which rows are left out."""
+    figure, axes = _figure(3.2)
+    axis = axes.flat[0]
+    values = frame[column].to_numpy(dtype=float)
+    whole = bool(np.all(values == np.round(values))) and values.max() - values.min() <= 40
+    bins: Any = np.arange(values.min() - 0.5, values.max() + 1.0) if whole else 30
+    axis.hist(values, bins=bins, color=PLANNER, edgecolor="white", linewidth=0.6)
+    if threshold is not None:
+        axis.axvline(threshold, color=INK, linestyle="--", linewidth=1.2)
+        share = float((values >= threshold).mean())
+        axis.annotate(
+            f"{share:.0%} at or above {threshold:g}", (threshold, 0.96), xycoords=("data", "axes fraction"),
+            xytext=(6, 0), textcoords="offset points", va="top",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+        )  # fmt: skip
+    axis.set_xlabel(label)
+    axis.set_ylabel("traces")
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption or f"n = {len(values):,}; median {np.median(values):.3g}, mean {values.mean():.3g}.")
+    return figure
+
+
+def loss_curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Training loss by trained tokens. `frame`: model, tokens, loss (nats a token)."""
+    figure, axes = _figure(3.4)
+    axis = axes.flat[0]
+    for model, rows in frame.groupby("model", sort=False):
+        axis.plot(rows["tokens"] / 1e3, rows["loss"], color=colour(str(model)), label=name(str(model)), linewidth=1.6)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel("trained tokens (thousands)")
+    axis.set_ylabel("loss (nats a token)")
+    axis.legend(frameon=False)
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption or "Mean cross-entropy over the tokens that carry the loss, as logged while training.")
+    return figure
+
+
+# --- evaluation -------------------------------------------------------------------------
+
+
+def _whisker(rows: pd.DataFrame | pd.Series, column: str) -> np.ndarray:
+    """Distances from the value to its bounds, never negative, shape (2, rows)."""
+    value, low, high = (np.atleast_1d(rows[c]).astype(float) for c in (column, f"{column}_low", f"{column}_high"))
+    return np.clip(np.stack([value - low, high - value]), 0, None)
+
+
+def accuracy_tokens(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Figure 4: accuracy against mean sequential tokens, a cross of 95 % intervals a method.
+
+    `frame`: panel, method, accuracy and sequential with `_low` and `_high`
+    (equal to the value where no interval is known), one panel a source.
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    figure, axes = _figure(3.9, 1, len(panels))
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        rows = frame[frame["panel"] == panel]
+        for _, row in rows.iterrows():
+            method = str(row["method"])
+            axis.errorbar(
+                row["sequential"], row["accuracy"], xerr=_whisker(row, "sequential"), yerr=_whisker(row, "accuracy"),
+                fmt=MARKERS.get(method, "o"), color=colour(method), markersize=8, capsize=3, label=name(method),
+            )  # fmt: skip
+        axis.set_title(panel, loc="left", fontsize=10)
+        axis.set_xlabel("sequential tokens a problem (mean)")
+        axis.set_xlim(left=0)
+        axis.margins(x=0.12, y=0.15)
+        axis.yaxis.set_major_locator(MaxNLocator(6))
+        axis.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    axes.flat[0].set_ylabel("accuracy (%)")
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption)
+    return figure
+
+
+def stage_reach(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Figure 5: share of a group's problems that reach each stage, and how many plan in parallel there.
+
+    `frame`: group, stage, share (percent), problems (in the group), parallel
+    (problems whose stage has more than one prompt).
+    """
+    figure, axes = _figure(4.6, 2, sharex=True, height_ratios=[3, 2])
+    upper, lower = axes.flat
+    groups = list(dict.fromkeys(frame["group"]))
+    shades = sns.color_palette("viridis", len(groups))
+    for group, shade in zip(groups, shades, strict=True):
+        rows = frame[frame["group"] == group]
+        label = f"{group} (n = {int(rows['problems'].iloc[0])})"
+        upper.plot(rows["stage"], rows["share"], marker="o", color=shade, label=label)
+        lower.plot(rows["stage"], rows["parallel"], marker="o", markersize=4, linestyle="--", color=shade)
+    upper.set_ylabel("problems that\nreach the stage (%)")
+    lower.set_ylabel("problems with more\nthan one prompt")
+    lower.set_xlabel("stage")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    upper.set_ylim(0, 104)
+    lower.set_ylim(bottom=0)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption)
+    return figure
+
+
+def reduction(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Figure 6: reduction of sequential tokens by the baseline's length, bucket by bucket.
+
+    `frame`: series, style ("main", "naive" or "null"), length (mean tokens of
+    the bucket in the run that decides the buckets), reduction (percent) with
+    `_low` and `_high`, n.
+    """
+    looks = {"main": ("-", "o", COLOURS["sprint"]), "naive": ("--", "s", _PALETTE[4]), "null": (":", "v", _PALETTE[7])}
+    figure, axes = _figure(4.2)
+    axis = axes.flat[0]
+    axis.axhline(0, color=INK, linewidth=1)
+    for series, rows in frame.groupby("series", sort=False):
+        line, marker, shade = looks[str(rows["style"].iloc[0])]
+        axis.errorbar(
+            rows["length"], rows["reduction"], yerr=_whisker(rows, "reduction"), linestyle=line, marker=marker,
+            color=shade, capsize=3, label=str(series),
+        )  # fmt: skip
+    axis.set_xlabel("sequential tokens of the run that decides the bucket (mean of the bucket)")
+    axis.set_ylabel("fewer sequential tokens (%)")
+    axis.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption)
+    return figure
+
+
+def distributions(frame: pd.DataFrame, *, label: str, title: str, caption: str = "") -> Figure:
+    """Share of problems that needed at most so much. `frame`: method, value; a dot marks the median."""
+    figure, axes = _figure(3.4)
+    axis = axes.flat[0]
+    for method, rows in frame.groupby("method", sort=False):
+        values = np.sort(rows["value"].to_numpy(dtype=float))
+        share = 100 * np.arange(1, len(values) + 1) / len(values)
+        axis.step(values, share, where="post", color=colour(str(method)), label=name(str(method)), linewidth=1.6)
+        axis.plot(np.median(values), 50, "o", color=colour(str(method)), markersize=7)
+    axis.set_ylim(0, 101)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(label)
+    axis.set_ylabel("problems (%)")
+    axis.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="lower right")
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption or f"n = {frame.groupby('method').size().max():,} problems a method; dots: medians.")
+    return figure
+
+
+def wall_clock(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Bars of a quantity per method, a panel a quantity, each with its own unit.
+
+    `frame`: panel (with unit), method, value with `_low` and `_high`.
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    figure, axes = _figure(3.0, 1, len(panels))
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        rows = frame[frame["panel"] == panel]
+        places = np.arange(len(rows))
+        axis.bar(places, rows["value"], color=[colour(str(m)) for m in rows["method"]], width=0.62)
+        axis.errorbar(places, rows["value"], yerr=_whisker(rows, "value"), fmt="none", color=INK, capsize=4)
+        for place, value, high in zip(places, rows["value"], rows["value_high"], strict=True):
+            axis.annotate(f"{value:.3g}", (place, high), ha="center", xytext=(0, 3), textcoords="offset points")
+        axis.set_xticks(places, [name(str(m)) for m in rows["method"]])
+        axis.margins(y=0.15)
+        axis.grid(axis="x", visible=False)
+        axis.set_title("\n".join(textwrap.wrap(panel, 34)), loc="left", fontsize=9.5)
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption)
+    return figure
+
+
+def predicted_measured(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Latency model against the clock. `frame`: method, predicted, measured (seconds)."""
+    figure, axes = _figure(4.0)
+    axis = axes.flat[0]
+    top = float(frame[["predicted", "measured"]].to_numpy().max()) * 1.05
+    axis.plot([0, top], [0, top], color=INK, linewidth=1, linestyle=":")
+    for method, rows in frame.groupby("method", sort=False):
+        axis.scatter(
+            rows["predicted"], rows["measured"], s=22, alpha=0.75, color=colour(str(method)),
+            marker=MARKERS.get(str(method), "o"), label=name(str(method)), linewidths=0,
+        )  # fmt: skip
+    axis.set_xlim(0, top)
+    axis.set_ylim(0, top)
+    axis.set_xlabel("latency model (seconds)")
+    axis.set_ylabel("measured (seconds)")
+    axis.legend(frameon=False, loc="upper left")
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption)
+    return figure
