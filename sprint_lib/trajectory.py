@@ -144,9 +144,7 @@ def render_execution_block(stage: Stage) -> str:
     """`<Execution_i>` to `</Execution_i>`, with the line break after it; empty without executions."""
     if not stage.executions:
         return ""
-    bodies = (
-        f"<execution_{e.stage}.{e.index}>\n{e.text}</execution_{e.stage}.{e.index}>\n" for e in stage.executions
-    )
+    bodies = (f"<execution_{e.stage}.{e.index}>\n{e.text}</execution_{e.stage}.{e.index}>\n" for e in stage.executions)
     return f"<Execution_{stage.number}>\n{''.join(bodies)}</Execution_{stage.number}>\n"
 
 
@@ -202,7 +200,8 @@ def _in_plan(tag: _Tag, stage: int) -> str:
 _BASED_ON = re.compile(r"\b[Bb]ased on (execution_[0-9][^\n:]{0,400})")
 _REFERENCE = re.compile(r"execution_([0-9]{1,6})(?:\.([0-9]{1,6}))?")
 _NONE_PASSAGE = re.compile(
-    r"(?:\A|\n[ \t]*\n|^-{3,}[ \t]*\n|^Based on [^\n]*:\n)[ \t]*None[ \t]*(?=\n[ \t]*\n|\n-{3}|\n?\Z|\n?<)", re.MULTILINE
+    r"(?:\A|\n[ \t]*\n|^-{3,}[ \t]*\n|^Based on [^\n]*:\n)[ \t]*(None)[ \t]*(?=\n[ \t]*\n|\n-{3}|\n?\Z|\n?<)",
+    re.MULTILINE,
 )
 
 
@@ -238,9 +237,10 @@ class _Parser:
         self.own_close = _own_closes(self.tags)
         self.defects: list[Defect] = []
         self.stages: list[_Open] = []
-        self.known: set[tuple[int, ...]] = set()  # executions, and stages that have one
+        self.known: set[tuple[int, ...]] = set()  # executions so far, and the stages that have one
         self.state = "question"
-        self.at = 0  # where the text being read began
+        self.at = 0  # where the text that nothing has taken yet begins
+        self.body = 0  # where the open body begins
         self.question = text
         self.final: str | None = None
         self.prompt: _Tag | None = None
@@ -291,14 +291,15 @@ class _Parser:
             self.prompt = tag
 
     def _block(self, tag: _Tag, i: int) -> None:
-        if tag.closes and tag.name == "Execution" and not self.prompt:
+        if self._outside_prompt(tag):
+            return
+        if tag.closes and tag.name == "Execution":
             self._outside(tag)
             self._check_number(tag, (self.stages[-1].number,))
             self.state = "top"
             return
         if not tag.closes and tag.name in ("Plan", "Final_answer"):
             self._defect("unclosed_block", tag)
-            self.state = "top"
         self._top(tag, i)
 
     def _plan(self, tag: _Tag, i: int) -> None:
@@ -359,7 +360,7 @@ class _Parser:
 
     def _body(self, tag: _Tag, state: str) -> None:
         """Begin the body of a tag; one line break belongs to the tag."""
-        self.at = tag.end + self.text.startswith("\n", tag.end)
+        self.at = self.body = tag.end + self.text.startswith("\n", tag.end)
         self.state = state
 
     def _open_stage(self, tag: _Tag) -> None:
@@ -414,9 +415,13 @@ class _Parser:
         stage = self.stages[-1]
         if end > self.at:
             stage.plan.append(self.text[self.at : end])
+        for match in _NONE_PASSAGE.finditer(self.text[self.body : end]):
+            self._note("none_plan", self.body + match.start(1), f"<Plan_{stage.number}>")
+        self._check_references(end)
 
     def _close_execution(self, end: int) -> None:
         self.stages[-1].executions.append(Execution(*self.execution, self.text[self.at : end]))
+        self.known |= {self.execution, self.execution[:1]}
 
     def _close_stage(self) -> None:
         """The last stage is complete: compare its prompts with its executions."""
@@ -434,6 +439,7 @@ class _Parser:
 
     def _close_final(self, end: int) -> None:
         self.final = self.text[self.at : end]
+        self._check_references(end)
 
     def _finish(self) -> None:
         """The text is over, in whatever state."""
@@ -482,6 +488,13 @@ class _Parser:
 
     # --- defects
 
+    def _check_references(self, end: int) -> None:
+        """A plan or final answer may rest on executions of the stages before it only."""
+        for passage in _BASED_ON.finditer(self.text, self.body, end):
+            for match in _REFERENCE.finditer(self.text, passage.start(1), passage.end(1)):
+                if tuple(int(n) for n in match.groups() if n) not in self.known:
+                    self._note("unknown_reference", match.start(), match.group())
+
     def _note(self, kind: str, at: int, note: str) -> None:
         self.defects.append(Defect(kind, at, note))
 
@@ -497,17 +510,24 @@ class _Parser:
     def _stray(self, tag: _Tag) -> None:
         if tag.bare:
             kind = "bare_tag"
+        elif self._is_doubled(tag):
+            kind = "doubled_tag"
         elif self.state == "execution" and tag.name == "prompt":
             kind = "prompt_in_execution"
         elif self.state == "plan" and tag.name == "execution":
             kind = "execution_in_plan"
-        elif self.state == "plan" and tag.name == "Plan":
-            kind = "doubled_tag"
-        elif self.state == "execution" and tag.name == "execution" and tag.numbers == self.execution:
-            kind = "doubled_tag"
         else:
             kind = "stray_tag"
         self._defect(kind, tag)
+
+    def _is_doubled(self, tag: _Tag) -> bool:
+        """The tag opens what is open already, or closes what has just been closed."""
+        if tag.name == "execution":
+            return self.state == ("block" if tag.closes else "execution") and tag.numbers == self.execution
+        if tag.name == "prompt" or not self.stages:
+            return False
+        here = ("top",) if tag.closes else ("plan", "execution")
+        return self.state in here and tag.numbers == (self.stages[-1].number,)
 
 
 def _own_closes(tags: list[_Tag]) -> dict[int, int]:
@@ -529,3 +549,68 @@ def _own_closes(tags: list[_Tag]) -> dict[int, int]:
         elif tag.name == "execution" and tag.numbers in ahead:
             found[i] = ahead.pop(tag.numbers)
     return found
+
+
+# --- streaming ------------------------------------------------------------------------
+
+
+class PromptScanner:
+    """Finds prompts while a plan is still being written, so that executors can start at once.
+
+    However a text is cut into pieces, the prompts are those of `parse` on the whole:
+    for well-formed text, and for whatever a planner writes until its plan ends. Time is
+    linear in the text. `ends` holds, for each prompt found, the offset after its tag.
+    """
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+        self._tail = ""  # may be the beginning of a tag
+        self._offset = 0  # of the tail in the whole text
+        self._state = "out"  # out | plan | final
+        self._stage = 0
+        self._last = 0  # index of the stage's last prompt
+        self._number: tuple[int, ...] = ()  # of the open prompt
+        self._pieces: list[str] = []
+
+    def feed(self, text: str) -> list[Prompt]:
+        """Take the next piece of text; returns the prompts whose closing tag is in it."""
+        text = self._tail + text
+        whole = _without_partial_tag(text)
+        found: list[Prompt] = []
+        at = 0
+        for tag in _tags(text[:whole]):
+            action = self._action(tag)
+            if action == "asked" and self._number:
+                stage, self._last = self._number
+                found.append(Prompt(stage, self._last, "".join([*self._pieces, text[at : tag.start]])))
+                self.ends.append(self._offset + tag.end)
+            if action != "text":
+                self._number = (tag.numbers or (self._stage, self._last + 1)) if action == "ask" else ()
+                self._pieces, at = [], tag.end
+        if self._number:
+            self._pieces.append(text[at:whole])
+        self._tail = text[whole:]
+        self._offset += whole
+        return found
+
+    def _action(self, tag: _Tag) -> str:
+        """Follow the tag; what it does to an open prompt."""
+        action = _in_plan(tag, self._stage) if self._state == "plan" else "leave"
+        if action == "close":
+            self._state = "out"
+        elif action == "leave" and self._state != "final" and not tag.odd and not tag.closes:
+            self._enter(tag)
+        return action
+
+    def _enter(self, tag: _Tag) -> None:
+        if tag.name == "Plan":
+            self._state, self._last = "plan", 0
+            self._stage = tag.numbers[0] if tag.numbers else self._stage + 1
+        elif tag.name in ("Execution", "Final_answer"):
+            self._state = "out" if tag.name == "Execution" else "final"
+
+
+def _without_partial_tag(text: str) -> int:
+    """Length of the text without what may be the beginning of a tag at its end."""
+    at = text.rfind("<", max(0, len(text) - _LONGEST_TAG))
+    return at if at >= 0 and not {">", "\n"} & set(text[at:]) else len(text)
