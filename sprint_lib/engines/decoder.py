@@ -1,0 +1,268 @@
+"""A lean Llama/Qwen2 decoder over a Hugging Face folder, with its key/value store.
+
+One forward pass takes any mix of rows that decode one token and prompts that are
+read in, laid end to end as one list of tokens: matrix products see all of them at
+once and nothing is padded there; only attention goes span by span. It reads
+`config.json` and the safetensors itself, because importing a modelling library
+takes longer than many a run; the tests hold its logits against transformers'.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sprint_lib.engines import EngineError
+
+if TYPE_CHECKING:
+    import torch
+
+ARCHITECTURES = ("llama", "qwen2")
+_GROWTH = 512  # positions by which the store grows, at least
+
+
+@dataclass(frozen=True)
+class Span:
+    """Some tokens of a pass whose rows attend together: `rows` neighbours in the store, `queries` tokens each."""
+
+    slot: int
+    rows: int
+    queries: int
+    length: int  # of the longest row, these tokens included
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, from its config.json."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    eps: float
+    rope_theta: float
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+
+def read_shape(config: dict[str, Any], where: Path) -> Shape:
+    """Sizes from a config; EngineError for anything but a plain Llama or Qwen2 decoder."""
+    rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {}), "rope_theta": config["rope_theta"]}
+    odd = {
+        "model_type": config["model_type"] not in ARCHITECTURES,
+        "rope_type": rope.get("rope_type", "default") != "default",
+        "hidden_act": config["hidden_act"] != "silu",
+        "layer_types": any(kind != "full_attention" for kind in config.get("layer_types") or ()),
+        "attention_bias": config["model_type"] == "llama" and bool(config.get("attention_bias")),
+        "mlp_bias": bool(config.get("mlp_bias")),
+    }
+    if any(odd.values()):
+        found = ", ".join(f"{key} {config.get(key, rope.get(key))!r}" for key, is_odd in odd.items() if is_odd)
+        raise EngineError(
+            f"{where}: the embedded engine runs plain {' and '.join(ARCHITECTURES)} decoders, not {found}; "
+            "serve this model with vLLM or another OpenAI-compatible server"
+        )
+    heads = config["num_attention_heads"]
+    return Shape(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        vocab=config["vocab_size"],
+        context=config["max_position_embeddings"],
+        eps=config["rms_norm_eps"],
+        rope_theta=rope["rope_theta"],
+    )
+
+
+class Decoder:
+    """Weights, key/value store of `slots` sequences, and the forward pass over both."""
+
+    def __init__(self, folder: Path, dtype: str, slots: int) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        self.shape = shape = read_shape(json.loads((folder / "config.json").read_text()), folder)
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise EngineError(f"{folder}: no *.safetensors in it; save the model with save_pretrained")
+        raw = {name: w.to(self.dtype) for file in files for name, w in load_file(file).items()}
+        self.embedding = raw["model.embed_tokens.weight"]
+        self.head = raw.get("lm_head.weight", self.embedding).t().contiguous()
+        self.norm = raw["model.norm.weight"]
+        self.layers = [_layer(raw, f"model.layers.{i}.", shape) for i in range(shape.layers)]
+        self.turns = _turns(shape, 0, self.dtype)
+        self.capacity = 0
+        self.slots = slots
+        self.store = torch.zeros(0)
+        self.reserve(1)
+
+    def reserve(self, length: int) -> None:
+        """Make room for sequences of `length` tokens; memory is only touched where it is used."""
+        import torch
+
+        if length <= self.capacity:
+            return
+        s, old, held = self.shape, self.store, self.capacity
+        self.capacity = min(s.context, max(length, 2 * held, _GROWTH))
+        # zeros and not empty: what masked positions hold is multiplied by zero, and must not be NaN
+        self.store = torch.zeros(self.slots, s.layers, 2, s.kv_heads, self.capacity, s.head_dim, dtype=self.dtype)
+        for slot in range(self.slots if held else 0):
+            self.store[slot, :, :, :, :held] = old[slot]
+        self.turns = _turns(s, self.capacity, self.dtype)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot to another."""
+        self.store[target, :, :, :, :length] = self.store[source, :, :, :, :length]
+
+    def forward(
+        self, ids: Sequence[int], positions: Sequence[int], slots: Sequence[int], spans: Sequence[Span], last: Sequence[int]
+    ) -> torch.Tensor:
+        """Logits [len(last), vocab] of the tokens at indices `last`; keys and values of all tokens are stored.
+
+        `ids`, `positions` and `slots` say for each token what and where it is;
+        `spans` cover them in order.
+        """
+        import torch
+        from torch.nn.functional import embedding, silu
+
+        s = self.shape
+        at = torch.tensor(positions)
+        rows = torch.tensor(slots)
+        masks = _masks(spans, at, self.dtype)
+        turns = self.turns[at].unsqueeze(1)
+        x = embedding(torch.tensor(ids), self.embedding)
+        rotated = (s.heads + s.kv_heads) * s.head_dim
+        for index, layer in enumerate(self.layers):
+            h = _linear(_rms(x, layer.norm_in, s.eps), layer.qkv, layer.qkv_bias)
+            qk = _rotate(h[:, :rotated].view(len(ids), -1, s.head_dim // 2, 2), turns)
+            store = self.store[:, index]
+            store[rows, 0, :, at] = qk[:, s.heads :]
+            store[rows, 1, :, at] = h[:, rotated:].view(-1, s.kv_heads, s.head_dim)
+            x = torch.addmm(x, _attend(qk[:, : s.heads], store, spans, masks, s), layer.out)
+            gate, up = (_rms(x, layer.norm_post, s.eps) @ layer.gate_up).chunk(2, dim=-1)
+            x = torch.addmm(x, silu(gate).mul_(up), layer.down)
+        if len(last) != len(ids):
+            x = x[torch.tensor(last)]
+        return _rms(x, self.norm, s.eps) @ self.head
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Weights of one layer, input dimension first, products over the same input joined."""
+
+    norm_in: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    out: torch.Tensor
+    norm_post: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+def _layer(raw: dict[str, torch.Tensor], at: str, shape: Shape) -> _Layer:
+    import torch
+
+    def joined(kind: str) -> torch.Tensor | None:
+        q, k, v = (raw.get(f"{at}self_attn.{name}_proj.{kind}") for name in "qkv")
+        if q is None or k is None or v is None:
+            return None
+        return torch.cat([_interleave(q, shape.head_dim), _interleave(k, shape.head_dim), v])
+
+    def turned(*names: str) -> torch.Tensor:
+        return torch.cat([raw[f"{at}{name}.weight"] for name in names]).t().contiguous()
+
+    qkv = joined("weight")
+    assert qkv is not None
+    return _Layer(
+        norm_in=raw[at + "input_layernorm.weight"],
+        qkv=qkv.t().contiguous(),
+        qkv_bias=joined("bias"),
+        out=turned("self_attn.o_proj"),
+        norm_post=raw[at + "post_attention_layernorm.weight"],
+        gate_up=turned("mlp.gate_proj", "mlp.up_proj"),
+        down=turned("mlp.down_proj"),
+    )
+
+
+def _interleave(w: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Reorder each head's outputs from (first half, second half) to pairs, so that a rotation is a complex product.
+
+    Queries and keys are reordered alike, which leaves their products as they were.
+    """
+    return w.view(-1, 2, head_dim // 2, *w.shape[1:]).transpose(1, 2).reshape(w.shape)
+
+
+def _turns(shape: Shape, length: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rotary embedding as complex numbers of size one, [length, head_dim / 2]."""
+    import torch
+
+    half = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), shape.rope_theta**-half)
+    turns = torch.polar(torch.ones_like(angles), angles)
+    return turns if dtype == torch.float64 else turns.to(torch.complex64)
+
+
+def _rotate(pairs: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Rotate [tokens, heads, head_dim / 2, 2] and flatten the pairs again."""
+    import torch
+
+    wide = pairs.to(turns.real.dtype)  # complex numbers have no half precision
+    return torch.view_as_real(torch.view_as_complex(wide) * turns).flatten(-2).to(pairs.dtype)
+
+
+def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_() * weight
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return x @ weight if bias is None else bias.addmm(x, weight)
+
+
+def _masks(spans: Sequence[Span], positions: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Per span what to add to the scores, [rows, 1, 1, queries, length]: minus infinity after a token's own position."""
+    import torch
+
+    masks, start = [], 0
+    for span in spans:
+        own = positions[start : start + span.rows * span.queries].view(span.rows, 1, 1, span.queries, 1)
+        start += span.rows * span.queries
+        later = torch.arange(span.length) > own
+        masks.append(torch.zeros(later.shape, dtype=dtype).masked_fill_(later, -math.inf))
+    return masks
+
+
+def _attend(
+    queries: torch.Tensor, store: torch.Tensor, spans: Sequence[Span], masks: Sequence[torch.Tensor], shape: Shape
+) -> torch.Tensor:
+    """Attention [tokens, heads * head_dim] of queries [tokens, heads, head_dim] over the store of one layer."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+    out = torch.empty(len(queries), shape.heads * shape.head_dim, dtype=queries.dtype)
+    start = 0
+    for span, mask in zip(spans, masks, strict=True):
+        end = start + span.rows * span.queries
+        keys, values = store[span.slot : span.slot + span.rows, :, :, : span.length].unbind(1)
+        # the heads of a group and the tokens of a row share keys: one matrix per key/value head
+        split = (span.rows, span.queries, shape.kv_heads, shape.group, shape.head_dim)
+        packed = (span.rows, shape.kv_heads, shape.group * span.queries, shape.head_dim)
+        q = queries[start:end].reshape(split).permute(0, 2, 3, 1, 4).reshape(packed)
+        bias = mask.expand(-1, 1, shape.group, -1, -1).reshape(span.rows, 1, packed[2], span.length)
+        got = sdpa(q, keys, values, attn_mask=bias)
+        unpacked = got.view(span.rows, shape.kv_heads, shape.group, span.queries, shape.head_dim)
+        out[start:end] = unpacked.permute(0, 3, 1, 2, 4).reshape(end - start, -1)
+        start = end
+    return out

@@ -1,0 +1,464 @@
+"""The engine inside this process: a small decoder on the CPU, everything that waits decoded together.
+
+A worker thread takes requests as they come (continuous batching): each step reads
+in the prompts that have arrived and decodes one token of every live row. A new
+prompt takes over the keys and values of the longest prefix that any live or
+recently finished row shares with it, so that executors start from their
+planner's context. Sampling draws from each request's own random stream and
+nothing else, so with `dtype="float64"`, where rounding cannot tip a choice, a
+request's text does not depend on what runs beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import queue
+import random
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sprint_lib.engines import Completion, EngineError, EngineSpec, OnText, Request
+from sprint_lib.engines.decoder import Decoder, Span
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers.decoders import DecodeStream
+
+DTYPES = ("float32", "float64", "bfloat16")
+_BLOCK = 16  # rows that attend in one call, padded to the longest of them
+_NEW_BLOCK = 300  # what one more call costs, in tokens attended to
+_READ = 512  # prompt tokens read in per step, at least one prompt
+_Event = Callable[[], None]
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """One request at work: its tokens, where they are stored, and the text so far."""
+
+    request: Request
+    ids: list[int]  # the prompt, then what was generated
+    prompt_tokens: int
+    started: float
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Completion]
+    on_text: OnText | None
+    stream: DecodeStream
+    rng: random.Random
+    stop_starts: tuple[str, ...]  # every proper beginning of a stop string
+    slot: int = -1
+    stored: int = 0  # tokens whose keys and values are in the slot
+    cached: int = 0
+    first_token: float = 0.0
+    text: list[str] = field(default_factory=list)
+    pending: str = ""  # may be the beginning of a stop string
+    cancelled: bool = False
+
+    def take(self, piece: str) -> tuple[str, bool]:
+        """Add text; returns what is now certain to be kept, and whether a stop string was completed."""
+        self.pending += piece
+        found = [at for stop in self.request.stop if (at := self.pending.find(stop)) >= 0]
+        cut = min(found) if found else len(self.pending) - self._held()
+        sure, self.pending = self.pending[:cut], self.pending[cut:]
+        self.text.append(sure)
+        return sure, bool(found)
+
+    def _held(self) -> int:
+        if not self.pending.endswith(self.stop_starts):
+            return 0
+        return max(len(start) for start in self.stop_starts if self.pending.endswith(start))
+
+    def flush(self) -> str:
+        """The held back text, when no stop string can come any more."""
+        rest, self.pending = self.pending, ""
+        self.text.append(rest)
+        return rest
+
+    def completion(self, finish: str, now: float) -> Completion:
+        return Completion(
+            text="".join(self.text),
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached,
+            completion_tokens=len(self.ids) - self.prompt_tokens,
+            finish=finish,
+            started=self.started,
+            first_token=self.first_token or now,
+            ended=now,
+        )
+
+
+class _Slots:
+    """Which row lives in which slot of the decoder's store, and which finished rows are kept for their prefix.
+
+    Live rows fill blocks of neighbouring slots from the front; a block attends in
+    one call, so a row joins the block whose length it fits best.
+    """
+
+    def __init__(self, decoder: Decoder, blocks: int) -> None:
+        import numpy as np
+
+        self._decoder = decoder
+        self.blocks: list[list[_Row]] = [[] for _ in range(blocks)]
+        kept = range(blocks * _BLOCK, decoder.slots)
+        self._kept: OrderedDict[int, None] = OrderedDict((slot, None) for slot in kept)  # longest unused first
+        self._tokens = np.zeros((decoder.slots, 0), dtype=np.int32)
+        self._filled = np.zeros(decoder.slots, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.blocks))
+
+    def __iter__(self) -> Iterator[_Row]:
+        return (row for block in self.blocks for row in block)
+
+    def reserve(self, length: int) -> None:
+        """Make room for rows of `length` tokens."""
+        import numpy as np
+
+        self._decoder.reserve(length)
+        missing = self._decoder.capacity - self._tokens.shape[1]
+        if missing:
+            self._tokens = np.pad(self._tokens, ((0, 0), (0, missing)))
+
+    def place(self, row: _Row) -> None:
+        """Give a row a slot, filled with the longest prefix at hand."""
+        self.reserve(len(row.ids))
+        source, length = self._longest_prefix(row.ids)
+        index = self._best_block(len(row.ids))
+        row.slot = index * _BLOCK + len(self.blocks[index])
+        self.blocks[index].append(row)
+        self._copy(source, row.slot, length)
+        row.stored = row.cached = length
+        if source in self._kept:
+            self._kept.move_to_end(source)
+
+    def remove(self, row: _Row) -> None:
+        """Keep a row's prefix for later and close the gap it leaves in its block."""
+        victim = next(iter(self._kept))
+        self._copy(row.slot, victim, row.stored)
+        self._kept.move_to_end(victim)
+        last = self.blocks[row.slot // _BLOCK].pop()
+        if last is not row:
+            self._copy(last.slot, row.slot, last.stored)
+            self.blocks[row.slot // _BLOCK][row.slot % _BLOCK] = last
+            last.slot = row.slot
+
+    def note(self, slots: Sequence[int], positions: Sequence[int], ids: Sequence[int]) -> None:
+        """Remember which tokens were stored, in order."""
+        import numpy as np
+
+        at, where = np.asarray(slots), np.asarray(positions)
+        self._tokens[at, where] = ids
+        self._filled[at] = where + 1
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        if source != target and length:
+            self._decoder.copy(source, target, length)
+            self._tokens[target, :length] = self._tokens[source, :length]
+        self._filled[target] = length
+
+    def _longest_prefix(self, ids: list[int]) -> tuple[int, int]:
+        """(slot, length) of the longest stored prefix; the last token is always computed, for its logits."""
+        import numpy as np
+
+        wanted = np.asarray(ids[:-1], dtype=np.int32)
+        if not len(wanted):
+            return 0, 0
+        differs = self._tokens[:, : len(wanted)] != wanted
+        common = np.where(differs.any(1), differs.argmax(1), len(wanted))
+        common = np.minimum(common, self._filled)
+        return int(common.argmax()), int(common.max())
+
+    def _best_block(self, length: int) -> int:
+        def waste(index: int) -> tuple[int, int]:
+            block = self.blocks[index]
+            if not block:
+                return _NEW_BLOCK, index
+            longest = max(len(row.ids) for row in block)
+            return max(longest - length, len(block) * (length - longest)), index
+
+        return min((i for i, block in enumerate(self.blocks) if len(block) < _BLOCK), key=waste)
+
+
+class EmbeddedEngine:
+    """An Engine over a Hugging Face folder, in this process. See `Engine` for the methods' contracts.
+
+    Raises EngineError if the folder holds no model that it can run.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        from tokenizers import Tokenizer
+
+        folder = Path(spec.model)
+        if spec.dtype not in DTYPES:
+            raise EngineError(f"dtype {spec.dtype!r} is unknown; there are: {', '.join(DTYPES)}")
+        for name in ("config.json", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise EngineError(f"{folder}: no {name} in it; a model folder is what save_pretrained writes")
+        self.name = f"embedded:{folder.name}"
+        self._spec, self._folder = spec, folder
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._ends = _end_tokens(folder)
+        blocks = -(-spec.max_batch // _BLOCK) + 2
+        self._decoder = Decoder(folder, spec.dtype, slots=blocks * _BLOCK + spec.max_batch)
+        self._slots = _Slots(self._decoder, blocks)
+        self._waiting: deque[_Row] = deque()
+        self._inbox: queue.SimpleQueue[_Row | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # between handing a request over and the worker's end
+        self._ended: EngineError | None = None
+        self._thread = threading.Thread(target=self._run, name="sprint-engine", daemon=True)
+        self._thread.start()
+
+    # --- called from the event loop ---------------------------------------------------
+
+    async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+        """See `Engine.complete`. A prompt that fills the model's context ends as `length` without text."""
+        row = self._new_row(request, on_text)
+        if len(row.ids) >= self._decoder.shape.context:
+            return row.completion("length", time.monotonic())
+        with self._lock:
+            if self._ended:
+                raise EngineError(str(self._ended)) from self._ended.__cause__
+            self._inbox.put(row)
+        try:
+            return await row.future
+        finally:
+            row.cancelled = True  # no more work on it, whatever ended the waiting
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    async def close(self) -> None:
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def describe(self) -> dict[str, Any]:
+        spec = self._spec
+        return {
+            "name": self.name,
+            "model": str(self._folder),
+            "weights": _weights_hash(self._folder),
+            "dtype": spec.dtype,
+            "threads": spec.threads,
+            "max_batch": spec.max_batch,
+            "context": self._decoder.shape.context,
+        }
+
+    def _new_row(self, request: Request, on_text: OnText | None) -> _Row:
+        from tokenizers.decoders import DecodeStream
+
+        if request.max_tokens < 1 or request.temperature < 0:
+            raise EngineError(f"max_tokens must be at least 1 and temperature at least 0: {request}")
+        ids = self._tokenizer.encode(request.prompt).ids
+        if not ids:
+            raise EngineError("the prompt is empty; a completion needs at least one token to start from")
+        loop = asyncio.get_running_loop()
+        return _Row(
+            request=request,
+            ids=ids,
+            prompt_tokens=len(ids),
+            started=time.monotonic(),
+            loop=loop,
+            future=loop.create_future(),
+            on_text=on_text,
+            stream=DecodeStream(skip_special_tokens=True),
+            rng=random.Random(request.seed),
+            stop_starts=tuple({stop[:n] for stop in request.stop for n in range(1, len(stop))}),
+        )
+
+    # --- the worker thread ------------------------------------------------------------
+
+    def _run(self) -> None:
+        import torch
+
+        failure = EngineError("the engine is closed")
+        try:
+            torch.set_num_threads(self._spec.threads)
+            torch.set_flush_denormal(True)
+            with torch.inference_mode():
+                while self._receive():
+                    self._admit()
+                    self._step()
+        except BaseException as error:  # whatever it was, nobody may be left waiting
+            failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+        self._end(failure)
+
+    def _receive(self) -> bool:
+        """Take what has arrived, waiting for it when there is nothing else to do. False: close."""
+        idle = not len(self._slots) and not self._waiting
+        try:
+            while True:
+                row = self._inbox.get(block=idle)
+                if row is None:
+                    return False
+                self._waiting.append(row)
+                idle = False
+        except queue.Empty:
+            return True
+
+    def _admit(self) -> None:
+        for row in [row for row in self._slots if row.cancelled]:
+            self._slots.remove(row)
+        tokens = 0
+        while self._waiting and len(self._slots) < self._spec.max_batch and tokens < _READ:
+            row = self._waiting.popleft()
+            if not row.cancelled:
+                self._slots.place(row)
+                tokens += len(row.ids) - row.stored
+
+    def _step(self) -> None:
+        """Read in new prompts and decode one token of every live row."""
+        rows = list(self._slots)
+        if not rows:
+            return
+        ids, positions, slots, spans, last = _lay_out(rows)
+        self._slots.reserve(max(positions) + 1)
+        logits = self._decoder.forward(ids, positions, slots, spans, last)
+        self._slots.note(slots, positions, ids)
+        tokens = _sample(logits, [row.request.temperature for row in rows], [row.rng.random() for row in rows])
+        now = time.monotonic()
+        events: dict[asyncio.AbstractEventLoop, list[_Event]] = {}
+        for row, token in zip(rows, tokens, strict=True):
+            row.stored = len(row.ids)
+            row.ids.append(token)
+            self._advance(row, token, now, events.setdefault(row.loop, []))
+        for loop, happened in events.items():
+            self._deliver(loop, happened)
+
+    def _advance(self, row: _Row, token: int, now: float, events: list[_Event]) -> None:
+        """Turn a row's new token into text, and end the row if it is the last."""
+        row.first_token = row.first_token or now
+        count = len(row.ids) - row.prompt_tokens
+        piece = row.stream.step(self._tokenizer, token)
+        text, stopped = row.take(piece) if piece else ("", False)
+        finish = "stop" if stopped or token in self._ends else ""
+        if not finish and (count == row.request.max_tokens or len(row.ids) == self._decoder.shape.context):
+            finish = "length"
+        if finish and not stopped:
+            text += row.flush()
+        if text and row.on_text:
+            events.append(_text_event(row, text, count))
+        if finish:
+            self._slots.remove(row)
+            events.append(_end_event(row, row.completion(finish, now)))
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop, events: list[_Event]) -> None:
+        """Run events in a loop's thread; rows of a loop that is gone are dropped."""
+        if not events:
+            return
+        try:
+            loop.call_soon_threadsafe(_run_all, events)
+        except RuntimeError:
+            for row in self._slots:
+                row.cancelled = row.cancelled or row.loop is loop
+
+    def _end(self, failure: EngineError) -> None:
+        with self._lock:
+            self._ended = failure
+        left = [*self._slots, *self._waiting]
+        while not self._inbox.empty():
+            row = self._inbox.get()
+            left += [row] if row else []
+        for row in left:
+            self._deliver(row.loop, [_failure_event(row, failure)])
+
+
+def _end_tokens(folder: Path) -> frozenset[int]:
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        ends = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+        if ends is not None:
+            return frozenset(ends if isinstance(ends, list) else [ends])
+    return frozenset()
+
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 over the folder's weight files, in order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _lay_out(rows: Sequence[_Row]) -> tuple[list[int], list[int], list[int], list[Span], list[int]]:
+    """Tokens to compute as (ids, positions, slots, spans, index of each row's last); rows in order of their slots."""
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    spans: list[Span] = []
+    last: list[int] = []
+    for row in rows:
+        length = len(row.ids)
+        new = length - row.stored
+        ids += row.ids[row.stored :]
+        positions += range(row.stored, length)
+        slots += [row.slot] * new
+        last.append(len(ids) - 1)
+        span = Span(row.slot, 1, new, length)
+        before = spans[-1] if spans else None
+        if before and new == before.queries == 1 and row.slot % _BLOCK and row.slot == before.slot + before.rows:
+            spans[-1] = Span(before.slot, before.rows + 1, 1, max(before.length, length))
+        else:
+            spans.append(span)
+    return ids, positions, slots, spans, last
+
+
+def _sample(logits: torch.Tensor, temperatures: list[float], uniforms: list[float]) -> list[int]:
+    """One token for each row of `logits`, by inverting its distribution function at the row's uniform number."""
+    import torch
+
+    greedy = logits.argmax(-1)
+    if not any(temperatures):
+        return greedy.tolist()
+    heat = torch.tensor(temperatures, dtype=torch.float64).unsqueeze(1)
+    scaled = logits.double() / heat.where(heat > 0, 1.0)
+    mass = torch.softmax(scaled, -1).cumsum(-1)
+    at = torch.tensor(uniforms, dtype=torch.float64).unsqueeze(1) * mass[:, -1:]
+    drawn = torch.searchsorted(mass, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
+    return drawn.where(heat.squeeze(1) > 0, greedy).tolist()
+
+
+# --- in the event loop's thread ---------------------------------------------------------
+
+
+def _run_all(events: list[_Event]) -> None:
+    for event in events:
+        event()
+
+
+def _text_event(row: _Row, text: str, count: int) -> _Event:
+    def event() -> None:
+        if row.future.done() or row.on_text is None:
+            return
+        try:
+            row.on_text(text, count)
+        except Exception as error:  # the caller's own; it belongs to the caller's await
+            row.future.set_exception(error)
+
+    return event
+
+
+def _end_event(row: _Row, completion: Completion) -> _Event:
+    def event() -> None:
+        if not row.future.done():
+            row.future.set_result(completion)
+
+    return event
+
+
+def _failure_event(row: _Row, failure: EngineError) -> _Event:
+    def event() -> None:
+        if not row.future.done():
+            error = EngineError(str(failure))
+            error.__cause__ = failure.__cause__
+            row.future.set_exception(error)
+
+    return event
