@@ -23,6 +23,9 @@ class Problem:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+NO_ANSWER = "no answer"  # the reason of a grade where a text holds nothing that looks like an answer
+
+
 @dataclass(frozen=True)
 class Grade:
     """Outcome of grading one final text.

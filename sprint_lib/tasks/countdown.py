@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from sprint_lib.tasks import Grade, Problem
+from sprint_lib.tasks import NO_ANSWER, Grade, Problem
 
 MAX_VALUE = 100  # largest intermediate result in a search trace; one token each
 TARGETS = (10, 100)  # inclusive range of targets (APR, section 4)
@@ -197,7 +197,7 @@ class Countdown:
         """Grade a final text against the problem's numbers and target. Never raises."""
         answer = extract_answer(text)
         if answer is None:
-            return Grade(False, "", "no answer")
+            return Grade(False, "", NO_ANSWER)
         return verify(answer, problem.meta["numbers"], problem.meta["target"])
 
 

@@ -1,0 +1,120 @@
+"""What a method is: one way of letting a model solve a problem, from one completion to a whole loop.
+
+A method is one file with a settings dataclass and one coroutine, and a line in
+`METHODS`. All of them end through `conclude`, so that every attempt is graded and
+classified in the same way, whatever the model wrote:
+
+    ok            the model ended by itself and gave an answer, right or wrong
+    truncated     the call the answer was to come from was cut at its limit
+    refused       the model ended by itself, but gave nothing to grade: a blank final text, a final
+                  text in which the task finds no answer, or none of the tags the method asks for
+    malformed     it wrote the method's tags in a way that leads nowhere
+    engine_error  the engine failed; the note says how
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any, ClassVar, Protocol, Self
+
+from sprint_lib.calls import Attempt, Call
+from sprint_lib.engines import Engine
+from sprint_lib.loop import busy_seconds, stable_seed
+from sprint_lib.tasks import NO_ANSWER, Problem, Task
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What every method's settings have: the seed of a run and the number of this sample of a problem."""
+
+    seed: int = 0
+    sample: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from plain data.
+
+        Raises:
+            ValueError: on a key that is no setting; the message names the nearest one that is.
+            TypeError: on a value of another type than the setting's default.
+        """
+        defaults = {field.name: field.default for field in fields(cls)}
+        for key, value in values.items():
+            if key not in defaults:
+                near = difflib.get_close_matches(key, defaults, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(defaults)}"
+                raise ValueError(f"{cls.__name__}: unknown setting {key!r} ({hint})")
+            wanted = type(defaults[key])
+            if type(value) is not wanted and not (wanted is float and type(value) is int):
+                raise TypeError(f"{cls.__name__}: {key} is {value!r}, it must be of type {wanted.__name__}")
+        return cls(**values)
+
+
+class Method(Protocol):
+    """The contract of a method module's class."""
+
+    name: str
+    settings: ClassVar[type[MethodSettings]]
+
+    async def solve(self, problem: Problem, task: Task, engine: Engine, settings: Any) -> Attempt:
+        """Try a problem once. Engine failures and hostile text end as an attempt, never as an exception."""
+        ...
+
+
+METHODS: dict[str, str] = {
+    "sequential": "sprint_lib.methods.sequential:Sequential",
+    "sprint": "sprint_lib.methods.sprint:Sprint",
+}
+
+
+def get_method(name: str) -> Method:
+    """Return the method called `name`; `get_method(name).settings.from_dict(...)` makes its settings.
+
+    Raises:
+        KeyError: if there is no such method; the message lists those there are.
+    """
+    if name not in METHODS:
+        raise KeyError(f"no method {name!r}; there are: {', '.join(sorted(METHODS))}")
+    module, _, cls = METHODS[name].partition(":")
+    method: Method = getattr(import_module(module), cls)()
+    return method
+
+
+def attempt_seed(settings: MethodSettings, problem: Problem) -> int:
+    """The seed of one attempt; with a call's id it gives the seed of that call (`loop.stable_seed`)."""
+    return stable_seed(settings.seed, problem.id, settings.sample)
+
+
+def conclude(
+    problem: Problem,
+    task: Task,
+    *,
+    method: str,
+    sample: int,
+    status: str,
+    final: str,
+    text: str,
+    calls: tuple[Call, ...],
+    wall_seconds: float,
+    note: str = "",
+) -> Attempt:
+    """Grade the final text and put the attempt together; `ok` without an answer becomes `refused`."""
+    grade = task.grade(problem, final)
+    if status == "ok" and (not final.strip() or grade.reason == NO_ANSWER):
+        status = "refused"
+    return Attempt(
+        problem=problem.id,
+        method=method,
+        status=status,
+        correct=grade.correct,
+        answer=grade.answer,
+        text=text,
+        calls=calls,
+        wall_seconds=wall_seconds,
+        engine_seconds=busy_seconds(calls),
+        sample=sample,
+        note=note or grade.reason,
+    )
