@@ -130,10 +130,11 @@ def _stage_json(stage: Stage) -> dict[str, Any]:
 
 def render_plan(stage: Stage) -> str:
     """`<Plan_i>` to `</Plan_i>`, with the line break after it."""
-    return f"<Plan_{stage.number}>\n{''.join(map(_render_part, stage.plan))}</Plan_{stage.number}>\n"
+    return f"<Plan_{stage.number}>\n{''.join(map(render_part, stage.plan))}</Plan_{stage.number}>\n"
 
 
-def _render_part(part: str | Prompt) -> str:
+def render_part(part: str | Prompt) -> str:
+    """A piece of a plan: text as it is, a prompt in its tags."""
     if isinstance(part, str):
         return part
     number = f"{part.stage}.{part.index}"
@@ -144,8 +145,14 @@ def render_execution_block(stage: Stage) -> str:
     """`<Execution_i>` to `</Execution_i>`, with the line break after it; empty without executions."""
     if not stage.executions:
         return ""
-    bodies = (f"<execution_{e.stage}.{e.index}>\n{e.text}</execution_{e.stage}.{e.index}>\n" for e in stage.executions)
-    return f"<Execution_{stage.number}>\n{''.join(bodies)}</Execution_{stage.number}>\n"
+    executions = "".join(f"{render_execution(execution)}\n" for execution in stage.executions)
+    return f"<Execution_{stage.number}>\n{executions}</Execution_{stage.number}>\n"
+
+
+def render_execution(execution: Execution) -> str:
+    """`<execution_i.j>` to `</execution_i.j>`."""
+    number = f"{execution.stage}.{execution.index}"
+    return f"<execution_{number}>\n{execution.text}</execution_{number}>"
 
 
 # --- tags -----------------------------------------------------------------------------
