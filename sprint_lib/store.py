@@ -107,7 +107,7 @@ class RecordLog:
     """An append-only file of JSON records, one a line, unique by id, that a kill at any moment leaves usable.
 
     The first line holds the `key`: what the records depend on. A log found under another key is set aside
-    beside it (`name.<hash of its key>.jsonl`) and comes back when that key does, so nothing computed is lost.
+    (`.aside/name.<hash of its key>.jsonl`) and comes back when that key does, so nothing computed is lost.
     A last line without its newline was cut by a kill: it was never reported as written and is dropped. Records
     lie in the order in which they were appended. One process writes at a time (a lock that dies with it).
 
@@ -194,6 +194,7 @@ class RecordLog:
         if found is not None and found[0] == self.key:
             return
         if found is not None:
+            self._aside(found[0]).parent.mkdir(exist_ok=True)
             self.path.replace(self._aside(found[0]))
         if self._aside(self.key).exists():
             self._aside(self.key).replace(self.path)
@@ -201,7 +202,7 @@ class RecordLog:
             write_bytes(self.path, _header(self.key))
 
     def _aside(self, key: Any) -> Path:
-        return self.path.with_name(f"{self.path.stem}.{hash_json(key)[:12]}{self.path.suffix}")
+        return self.path.parent / ".aside" / f"{self.path.stem}.{hash_json(key)[:12]}{self.path.suffix}"
 
     def _load(self) -> tuple[dict[str, Record], int]:
         """Records by id and the length of the sound part; what follows it is cut off."""

@@ -113,7 +113,8 @@ def test_log_of_another_key_is_set_aside_and_comes_back(tmp_path: Path) -> None:
     with RecordLog(path, "new") as log:
         assert len(log) == 0
         log.append("a", {"v": 2})
-    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 2
+    assert list(tmp_path.glob("*.jsonl")) == [path]
     with RecordLog(path, "old") as log:
         assert log.records == {"a": {"v": 1}}
     with RecordLog(path, "new") as log:
