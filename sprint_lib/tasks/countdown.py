@@ -109,6 +109,16 @@ def solve(state: State, target: int, max_value: int = MAX_VALUE) -> list[Move] |
     return None
 
 
+def first_moves_tried(numbers: Sequence[int], target: int) -> int:
+    """How many first moves the solver tries, the one that succeeds included: a problem's difficulty.
+
+    All of them if there is no solution.
+    """
+    first = moves(tuple(sorted(numbers)))
+    tried = (place for place, move in enumerate(first, 1) if solve(move.left, target))
+    return next(tried, len(first))
+
+
 def question(numbers: Sequence[int], target: int) -> str:
     return f"Numbers: {' '.join(map(str, sorted(numbers)))}\nTarget: {target}\n"
 

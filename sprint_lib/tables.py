@@ -1,0 +1,416 @@
+"""The numbers behind tables and figures: tidy frames from attempts, written as CSV with fixed formats.
+
+A table that holds no clock time is a function of the attempts alone, so that two
+runs of one profile write the same bytes; whatever was measured in seconds, or
+depends on what ran at the same moment (cached tokens), goes to tables of its own.
+`show` is how a notebook prints a frame, with each value and its bounds in one cell.
+"""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sprint_lib import accounting
+from sprint_lib.calls import STATUSES, Attempt, Call, in_order
+from sprint_lib.evaluation import statistics
+from sprint_lib.evaluation.statistics import Estimate
+from sprint_lib.plots import name
+from sprint_lib.trajectory import parse
+
+if TYPE_CHECKING:
+    from sprint_lib.store import Workspace
+
+Runs = Mapping[str, Sequence[Attempt]]
+
+COUNTED = ("sequential", "serial", "total")  # tokens that depend on the attempts alone
+DECIMALS = {"accuracy": 2, "seconds": 4, "problems_per_second": 3, "tokens_per_second": 1}
+_COLUMNS = {"n": "n", "method": "method", "accuracy": "accuracy (%)", "wall_seconds": "wall clock (s)"}
+
+
+# --- methods by task --------------------------------------------------------------------
+
+
+def bounded(column: str, estimate: Estimate) -> dict[str, float]:
+    """An estimate as three cells: value, low and high."""
+    return {column: estimate.value, f"{column}_low": estimate.low, f"{column}_high": estimate.high}
+
+
+def methods(runs: Runs, task: str) -> pd.DataFrame:
+    """One row a run: n, accuracy in percent and mean tokens a problem, each with 95 % bounds, and every status.
+
+    Every attempt counts in n, whatever its status. Sequential tokens follow the
+    paper (section 4), serial ones let executors wait for the whole plan.
+    """
+    return pd.DataFrame([_method_row(task, method, attempts) for method, attempts in runs.items()])
+
+
+def _method_row(task: str, method: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    costs = [accounting.costs(attempt) for attempt in attempts]
+    row: dict[str, Any] = {"task": task, "method": method, "n": len(attempts)}
+    row |= bounded("accuracy", statistics.proportion([a.correct for a in attempts]).scaled(100))
+    for column in COUNTED:
+        row |= bounded(column, statistics.mean([cost[column] for cost in costs]))
+    row |= {column: sum(cost[column] for cost in costs) / len(costs) for column in ("calls", "stages")}
+    statuses = Counter(attempt.status for attempt in attempts)
+    return row | {status: statuses[status] for status in STATUSES}
+
+
+def clocked(runs: Runs, task: str) -> pd.DataFrame:
+    """`methods` with what a clock decides: prefilled and cached prompt tokens, wall seconds, loop overhead.
+
+    `overhead` is the share of an attempt's wall clock in which no call was in the
+    engine, in percent, over all attempts of the run.
+    """
+    frame = methods(runs, task)
+    rows = []
+    for attempts in runs.values():
+        costs = [accounting.costs(attempt) for attempt in attempts]
+        row = bounded("prefill", statistics.mean([cost["prefill"] for cost in costs]))
+        row |= bounded("cached", statistics.mean([cost["cached"] for cost in costs]))
+        row |= bounded("wall_seconds", statistics.mean([attempt.wall_seconds for attempt in attempts]))
+        wall = sum(attempt.wall_seconds for attempt in attempts)
+        engine = sum(attempt.engine_seconds for attempt in attempts)
+        rows.append({**row, "overhead": 100 * (wall - engine) / wall if wall else 0.0})
+    return frame.join(pd.DataFrame(rows))
+
+
+def tokens(runs: Runs, column: str = "sequential") -> pd.DataFrame:
+    """One row an attempt: method, problem, value (tokens of that kind), correct."""
+    rows = [
+        {"method": method, "problem": a.problem, "value": accounting.costs(a)[column], "correct": a.correct}
+        for method, attempts in runs.items()
+        for a in attempts
+    ]
+    return pd.DataFrame(rows)
+
+
+def paired(runs: Runs, column: str = "sequential") -> pd.DataFrame:
+    """Tokens by problem (rows) and method (columns); only problems that every run has."""
+    return tokens(runs, column).pivot(index="problem", columns="method", values="value").dropna()[list(runs)]
+
+
+def compare(runs: Runs, base: str, other: str) -> pd.DataFrame:
+    """`other` against `base` on the same problems: accuracy difference, reductions, and who solves what.
+
+    Differences of accuracy in percentage points (Newcombe), reductions in percent
+    of the base's mean (paired bootstrap), McNemar's exact test.
+    """
+    both = _same_problems(runs[base], runs[other])
+    outcomes = [[a.correct for a in attempts] for attempts in both]
+    rows = [_quantity("accuracy", "points", statistics.accuracy_difference(*outcomes).scaled(100))]
+    for column in COUNTED:
+        values = [[accounting.costs(a)[column] for a in attempts] for attempts in both]
+        rows.append(_quantity(f"{column} tokens saved", "%", statistics.reduction(*values).scaled(100)))
+    solved = [pair for pair in zip(*both, strict=True) if pair[0].correct and pair[1].correct]
+    if solved:
+        values = [[accounting.costs(pair[side])["sequential"] for pair in solved] for side in (0, 1)]
+        rows.append(_quantity("sequential tokens saved, both right", "%", statistics.reduction(*values).scaled(100)))
+    test = statistics.mcnemar(*outcomes)
+    frame = pd.DataFrame(rows)
+    frame.insert(0, "comparison", f"{name(other)} against {name(base)}")
+    frame["note"] = ""
+    frame.loc[0, "note"] = (
+        f"only {name(base)} right: {test.only_base}, only {name(other)} right: {test.only_other}, p = {test.p:.3f}"
+    )
+    return frame
+
+
+def _quantity(quantity: str, unit: str, estimate: Estimate) -> dict[str, Any]:
+    return {"quantity": quantity, "unit": unit, **bounded("value", estimate), "n": estimate.n}
+
+
+def _same_problems(first: Sequence[Attempt], second: Sequence[Attempt]) -> tuple[list[Attempt], list[Attempt]]:
+    left, right = ({a.problem: a for a in attempts} for attempts in (first, second))
+    ids = [id_ for id_ in left if id_ in right]
+    return [left[id_] for id_ in ids], [right[id_] for id_ in ids]
+
+
+# --- figures ----------------------------------------------------------------------------
+
+
+def timeline(attempts: Mapping[str, Attempt], clock: str) -> pd.DataFrame:
+    """Bars of `plots.timeline`: a panel an attempt, a row a call, times in tokens or seconds.
+
+    On the token clock a call begins when everything it waited for has been
+    written, at one token a tick, whoever writes.
+    """
+    rows = []
+    for panel, attempt in attempts.items():
+        critical = {segment.call for segment in accounting.critical_path(attempt)}
+        begins = _token_starts(attempt.calls)
+        retried = _retried(attempt.calls)
+        last = max((call for call in attempt.calls if call.role == "planner"), key=lambda c: c.stage, default=None)
+        for call in attempt.calls:
+            start, first, end = call.started, call.first_token, call.ended
+            if clock == "tokens":
+                start = first = begins[call.id]
+                end = start + call.completion_tokens
+            rows.append(
+                {
+                    "panel": panel,
+                    "call": call.id,
+                    "role": call.role,
+                    "lane": 0 if call.role == "planner" else call.index,
+                    "name": _bar_name(call, answer=call is last and attempt.status == "ok"),
+                    "start": start,
+                    "first": first,
+                    "end": end,
+                    "critical": call.id in critical,
+                    "discarded": call.id in retried,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _token_starts(calls: Sequence[Call]) -> dict[str, int]:
+    written = {call.id: call.completion_tokens for call in calls}
+    begins: dict[str, int] = {}
+    for call in in_order(calls):
+        reached = (begins[w.call] + (written[w.call] if w.tokens is None else w.tokens) for w in call.waits)
+        begins[call.id] = max(reached, default=0)
+    return begins
+
+
+def _retried(calls: Sequence[Call]) -> set[str]:
+    """Calls whose place was taken by another try: same role, stage and index, waiting for them."""
+    place = {call.id: (call.role, call.stage, call.index) for call in calls}
+    return {w.call for call in calls for w in call.waits if place.get(w.call) == place[call.id]}
+
+
+def _bar_name(call: Call, *, answer: bool) -> str:
+    if call.role == "executor":
+        return f"{call.stage}.{call.index}"
+    if call.role == "planner":
+        return "answer" if answer else f"plan {call.stage}"
+    return "one long trace"
+
+
+def stage_reach(attempts: Sequence[Attempt], groups: Mapping[str, str]) -> pd.DataFrame:
+    """Data of Figure 5: by group of problems and stage, the share that reaches it and how many plan in parallel.
+
+    `groups` gives the group of a problem id; groups come in the order of their first problem in it.
+    """
+    widths = {a.problem: [len(stage.prompts) for stage in parse(a.text).stages] for a in attempts}
+    deepest = max((len(stages) for stages in widths.values()), default=0)
+    rows = []
+    for group in dict.fromkeys(groups.values()):
+        members = [stages for problem, stages in widths.items() if groups[problem] == group]
+        for stage in range(1, deepest + 1):
+            reached = [stages[stage - 1] for stages in members if len(stages) >= stage]
+            rows.append(
+                {
+                    "group": group,
+                    "stage": stage,
+                    "share": 100 * len(reached) / max(1, len(members)),
+                    "problems": len(members),
+                    "parallel": sum(width > 1 for width in reached),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def reduction_by_length(
+    series: str, style: str, by: Sequence[float], base: Sequence[float], other: Sequence[float], quantiles: int
+) -> pd.DataFrame:
+    """One line of Figure 6: reduction in percent by bucket of `by`, at the bucket's mean length."""
+    buckets = statistics.reduction_by_length(by, base, other, quantiles=quantiles)
+    rows = []
+    for bucket in buckets:
+        inside = [length for length in by if bucket.low <= length < bucket.high]
+        rows.append(
+            {
+                "series": series,
+                "style": style,
+                "low": min(inside),
+                "high": max(inside),
+                "length": sum(inside) / len(inside),
+                **bounded("reduction", bucket.reduction.scaled(100)),
+                "n": bucket.n,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def panel(title: str, frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A panel of `plots.wall_clock`: one column of a table of methods, with its bounds where it has any."""
+    value = frame[column].to_numpy()
+    low, high = (frame.get(f"{column}{end}", frame[column]).to_numpy() for end in ("_low", "_high"))
+    return pd.DataFrame(
+        {"panel": title, "method": frame["method"].to_numpy(), "value": value, "value_low": low, "value_high": high}
+    )
+
+
+def measured_rates(attempts: Sequence[Attempt]) -> accounting.LatencyModel:
+    """Prefill and decode rate of one call at a time, from attempts whose calls ran alone on the engine.
+
+    Decoding: completion tokens after the first, over the seconds after the first. Prefill:
+    uncached prompt tokens over the seconds before the first token, what is no prefill
+    in them (tokenising, queueing) included, so that no further overhead a call is needed.
+
+    Raises:
+        ValueError: if there is nothing to measure.
+    """
+    calls = [call for attempt in attempts for call in attempt.calls if call.completion_tokens > 1]
+    before = sum(call.first_token - call.started for call in calls)
+    after = sum(call.ended - call.first_token for call in calls)
+    if not before or not after:
+        raise ValueError(f"no rates to measure in {len(attempts)} attempts with {len(calls)} calls of some length")
+    prefilled = sum(call.prompt_tokens - call.cached_tokens for call in calls)
+    decoded = sum(call.completion_tokens - 1 for call in calls)
+    return accounting.LatencyModel(prefill_rate=prefilled / before, decode_rate=decoded / after)
+
+
+# --- properties (Table 1) ---------------------------------------------------------------
+
+
+def properties(attempts: Sequence[Attempt]) -> dict[str, tuple[bool, str]]:
+    """What the recorded call graphs of a run show of the properties of Table 1, each with its evidence.
+
+    - `parallel`: in some attempt two calls ran of which neither waited for the other's end;
+    - `adaptive`: the model decides how much work there is: attempts differ in shape, or in length if all are one call;
+    - `multi_step`: some call builds on results of calls that built on results, or one call reasons on in many lines.
+    """
+    shapes = Counter(_shape(attempt) for attempt in attempts)
+    widest = max((max(shape, default=0) for shape in shapes), default=0)
+    lengths = {sum(call.completion_tokens for call in attempt.calls) for attempt in attempts}
+    rounds = [_rounds(attempt.calls) for attempt in attempts]
+    lines = max((attempt.text.count("\n") for attempt in attempts), default=0)
+    single = all(len(attempt.calls) <= 1 for attempt in attempts)
+    return {
+        "parallel": (widest > 1, f"at most {widest} call{'s' * (widest != 1)} side by side"),
+        "adaptive": (
+            len(lengths) > 1 if single else len(shapes) > 1,
+            f"{len(lengths)} different lengths" if single else f"{len(shapes)} different graphs",
+        ),
+        "multi_step": (
+            lines > 2 if single else max(rounds) > 2,
+            f"one call of up to {lines} lines" if single else f"up to {max(rounds)} rounds of calls",
+        ),
+    }
+
+
+def _shape(attempt: Attempt) -> tuple[int, ...]:
+    """How many calls of an attempt stand side by side in each round."""
+    depth = _depths(attempt.calls)
+    return tuple(count for _, count in sorted(Counter(depth.values()).items()))
+
+
+def _rounds(calls: Sequence[Call]) -> int:
+    return max(_depths(calls).values(), default=-1) + 1
+
+
+def _depths(calls: Sequence[Call]) -> dict[str, int]:
+    """Longest chain of calls before each one."""
+    depth: dict[str, int] = {}
+    for call in in_order(calls):
+        depth[call.id] = max((depth[wait.call] + 1 for wait in call.waits), default=0)
+    return depth
+
+
+# --- files and display ------------------------------------------------------------------
+
+
+def write(frame: pd.DataFrame, stem: str, workspace: Workspace) -> Path:
+    """Write tables/`stem`.csv: one header, fixed decimals, an empty cell for what is not known."""
+    from sprint_lib.store import write_text
+
+    return write_text(workspace.tables / f"{stem}.csv", to_csv(frame))
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV text; floats with the decimals of their column, two unless `DECIMALS` says otherwise."""
+    text = frame.copy()
+    for column in frame.select_dtypes("floating"):
+        text[column] = frame[column].map(_formatter(column))
+    return str(text.to_csv(index=False, lineterminator="\n"))
+
+
+def _formatter(column: str) -> Callable[[float], str]:
+    base = column.removesuffix("_low").removesuffix("_high")
+    decimals = next((n for ending, n in DECIMALS.items() if base.endswith(ending)), 2)
+
+    def write_number(value: float) -> str:
+        return "" if pd.isna(value) else f"{value + 0.0:.{decimals}f}"
+
+    return write_number
+
+
+def show(frame: pd.DataFrame, columns: Sequence[str] | None = None, *, caption: str = "") -> Any:
+    """A frame for a notebook: `value [low, high]` in one cell, methods by their printed names."""
+    shown = pd.DataFrame(index=frame.index)
+    for column in columns or [c for c in frame if not c.endswith(("_low", "_high"))]:
+        shown[_COLUMNS.get(column, column.replace("_", " "))] = _cells(frame, column)
+    style = shown.style.hide(axis="index").set_caption(caption)
+    style.set_uuid("table")
+    return style.set_table_styles([{"selector": "td, th", "props": "text-align: left; padding: 0.2em 0.8em"}])
+
+
+def _cells(frame: pd.DataFrame, column: str) -> list[str]:
+    values = frame[column].tolist()
+    if f"{column}_low" not in frame:
+        return [name(v) if column == "method" else _plain(v) for v in values]
+    bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], strict=True)
+    return [_plain(v) if pd.isna(low) else f"{_plain(v)} [{_plain(low)}, {_plain(high)}]" for v, low, high in bounds]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if pd.isna(value):
+            return ""
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return str(value)
+
+
+def provenance() -> Any:
+    """The last cell of every notebook: versions, state of the code and the machine."""
+    from sprint_lib.store import provenance as made_with
+
+    rows = []
+    for key, value in made_with().items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value or "-")
+        rows.append({"what": key, "value": text})
+    return show(pd.DataFrame(rows))
+
+
+def coloured(pieces: Sequence[tuple[str, int | None, str]]) -> Any:
+    """Text as HTML with coloured passages: (text, number of the colour or None, what the pointer shows).
+
+    Model text is escaped: it cannot bring markup of its own into a notebook.
+    """
+    from IPython.display import HTML
+
+    spans = (
+        f'<span title="{html.escape(note)}" style="background:{_tint(number)}">{html.escape(text)}</span>'
+        for text, number, note in pieces
+    )
+    return HTML(_PRE.format("".join(spans)))
+
+
+def side_by_side(texts: Mapping[str, str]) -> Any:
+    """Texts in columns under their titles, escaped."""
+    from IPython.display import HTML
+
+    columns = (
+        f'<div style="flex:1;min-width:0"><b>{html.escape(title)}</b>{_PRE.format(html.escape(text))}</div>'
+        for title, text in texts.items()
+    )
+    return HTML(f'<div style="display:flex;gap:1em">{"".join(columns)}</div>')
+
+
+_PRE = (
+    '<pre style="font-size:12px;line-height:1.45;white-space:pre-wrap;color:#222;background:#fafafa;padding:0.6em">'
+    "{}</pre>"
+)
+
+
+def _tint(number: int | None) -> str:
+    """A pale background; neighbours in number differ strongly in hue."""
+    return "transparent" if number is None else f"hsl({number * 137 % 360}, 70%, 86%)"
