@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class Until:
 
 
 Reply = str | tuple[str | Until | Exception, ...]
+Script = Mapping[str, list[Reply] | Reply]
 
 
 def who(prompt: str) -> str:
@@ -33,16 +34,16 @@ def who(prompt: str) -> str:
 
 
 class ScriptedEngine:
-    """Replies to the call `who(prompt)`; a list of replies serves its tries in turn, the last one again and again;
-    a tuple is one reply in parts.
+    """Replies to the call `who(prompt)`, or whatever a function says.
 
+    A list of replies serves a call's tries in turn, the last one again and again; a tuple is one reply in parts.
     Completions end at the first stop string or at `max_tokens`; a token is a tag, a word with the spaces before it
     or a line break. `chunk` tokens are streamed at a time.
     """
 
     name = "scripted"
 
-    def __init__(self, replies: Mapping[str, list[Reply] | Reply], chunk: int = 1) -> None:
+    def __init__(self, replies: Script | Callable[[Request], str], chunk: int = 1) -> None:
         self.replies, self.chunk = replies, chunk
         self.requests: list[tuple[str, Request]] = []
         self.cancelled: list[str] = []
@@ -60,7 +61,7 @@ class ScriptedEngine:
         started = time.monotonic()
         writer = _Writer(request, on_text, self.chunk)
         try:
-            for part in self._reply(call):
+            for part in self._reply(call, request):
                 if isinstance(part, Until):
                     writer.flush()
                     await asyncio.wait_for(self._event(part.call).wait(), 5)
@@ -80,7 +81,9 @@ class ScriptedEngine:
             writer.text, prompt_tokens, 0, writer.tokens, writer.finish or "stop", started, started, ended
         )
 
-    def _reply(self, call: str) -> tuple[str | Until | Exception, ...]:
+    def _reply(self, call: str, request: Request) -> tuple[str | Until | Exception, ...]:
+        if callable(self.replies):
+            return (self.replies(request),)
         if call not in self.replies:
             raise EngineError(f"nothing scripted for {call}")
         reply = self.replies[call]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
-from scripted import Reply, ScriptedEngine, Until
-from sprint_lib.accounting import sequential_tokens, serial_tokens, total_tokens
+from scripted import Script, ScriptedEngine, Until
 
-from sprint_lib.calls import Call, Wait, in_order
+from sprint_lib.accounting import sequential_tokens, serial_tokens, total_tokens
+from sprint_lib.calls import STATUSES, Call, Wait, in_order
 from sprint_lib.engines import Completion, EngineError, Request
 from sprint_lib.loop import (
     LoopResult,
@@ -26,7 +28,7 @@ from sprint_lib.trajectory import Execution, Prompt, parse
 QUESTION = "Numbers: 2 3\nTarget: 5\n"
 PLAN = "<Plan_1>\n<prompt_1.1> a</prompt_1.1>\n<prompt_1.2> b</prompt_1.2>\nthen rest\n</Plan_1>\n"
 FINAL = "<Final_answer>\nAnswer 2 + 3 = 5\n</Final_answer>\n"
-SIMPLE: dict[str, list[Reply] | Reply] = {
+SIMPLE: Script = {
     "p1": PLAN,
     "e1.1": "one\n</execution_1.1>",
     "e1.2": "two words\n</execution_1.2>",
@@ -163,9 +165,9 @@ def test_two_prompts_alike_are_two_executors() -> None:
 
 def test_the_stage_limit_forces_the_answer() -> None:
     plan = "<Plan_{0}>\n<prompt_{0}.1> a</prompt_{0}.1>\n</Plan_{0}>"
-    replies: dict[str, list[Reply] | Reply] = {f"p{i}": plan.format(i) for i in (1, 2, 3)}
-    replies |= {f"e{i}.1": "done\n" for i in (1, 2, 3)} | {"final": "Answer 2 + 3 = 5\n</Final_answer>"}
-    engine = ScriptedEngine(replies)
+    plans = {f"p{i}": plan.format(i) for i in (1, 2, 3)}
+    done = {f"e{i}.1": "done\n" for i in (1, 2, 3)}
+    engine = ScriptedEngine({**plans, **done, "final": "Answer 2 + 3 = 5\n</Final_answer>"})
     result = solve(engine, max_stages=2)
     assert result.status == "ok"
     assert [stage.number for stage in result.trajectory.stages] == [1, 2]
@@ -271,6 +273,34 @@ def test_what_is_neither_plan_nor_answer(text: str, status: str) -> None:
     result = solve(ScriptedEngine({"p1": text}))
     assert result.status == status
     assert len(result.calls) == 2
+
+
+def babble(request: Request) -> str:
+    """Words and tags at random, beginning as a planner or an answer should more often than not."""
+    rng = random.Random(f"{request.seed} {request.prompt}")
+    stage = request.prompt.count("</Plan_") + 1
+    opening = rng.choice([f"<Plan_{stage}>\n"] * 6 + [f"<Plan_{stage}>", "<Final_answer>\n", "\n", "well", "<Plan>"])
+    numbers = [f"_{i}.{j}" for i in (stage, stage, 1) for j in (1, 2, 3)] + ["", "_", "_x", "_1", "_0.1"]
+    tags = [f"<{slash}{kind}{n}>" for kind in ("prompt", "execution") for slash in ("", "/") for n in numbers]
+    tags += [f"<{slash}{kind}_{stage}>" for kind in ("Plan", "Execution") for slash in ("", "/")]
+    words = [" 2 + 3", "\n", "<", "<Final_answer>", "</Final_answer>", "Answer 2 + 3 = 5", "Based on execution_1.1:"]
+    asked = [f"<prompt_{stage}.{j}> 2 * 3</prompt_{stage}.{j}>\n" for j in (1, 2)]
+    body = rng.choices([*rng.sample(tags, 6), *words, *asked * 6], k=rng.randint(0, 12))
+    return ("" if request.prompt.endswith(">\n") else opening) + "".join(body)
+
+
+def test_babble_ends_as_a_classified_attempt_whichever_way_it_is_dispatched() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(300):
+        streamed = solve(ScriptedEngine(babble, chunk=1 + seed % 3), seed=seed, max_plan_tokens=25, max_stages=3)
+        after = solve(ScriptedEngine(babble), seed=seed, max_plan_tokens=25, max_stages=3, dispatch="after_plan")
+        assert (streamed.trajectory, streamed.status) == (after.trajectory, after.status)
+        assert all(len(stage.executions) == len(stage.prompts) for stage in streamed.trajectory.stages[:-1])
+        parse(streamed.trajectory.render())
+        seen[streamed.status] += 1
+        seen["executions"] += sum(len(stage.executions) for stage in streamed.trajectory.stages)
+    assert set(STATUSES) - {"engine_error"} <= set(seen)
+    assert seen["executions"] > 100
 
 
 # --- failures, cancellation, seeds ------------------------------------------------------
