@@ -37,7 +37,7 @@ TARGETS = (10, 100)  # inclusive range of targets (APR, section 4)
 TEST_SHARE = 10  # one problem in so many is held out
 _MAX_EXPRESSION = 200  # characters; longer answers are malformed
 _MAX_DEPTH = 24
-_MAX_DIGITS = 6
+_FRUITLESS = 2_000  # draws without a new problem after which a split is taken to be exhausted
 
 State = tuple[int, ...]
 
@@ -188,19 +188,29 @@ class Countdown:
     name = "countdown"
 
     def load(self, n: int, *, split: str, seed: int, max_number: int = 20, **_: Any) -> list[Problem]:
-        """Return `n` distinct solvable problems of a split, the same for the same seed."""
+        """Return `n` distinct solvable problems of a split, the same for the same seed.
+
+        Raises:
+            ValueError: if there is no such split, or it seems to have fewer than `n` problems.
+        """
         if split not in ("train", "test"):
             raise ValueError(f"countdown: no split {split!r}; there are: train, test")
         rng = random.Random(f"countdown {split} {seed}")
         found: dict[str, Problem] = {}
+        fruitless = 0
         while len(found) < n:
+            if fruitless == _FRUITLESS:
+                have = f"only {len(found)} {split} problems found with numbers up to {max_number}"
+                raise ValueError(f"countdown: {have}, {n} asked for: raise max_number or ask for fewer")
+            fruitless += 1
             numbers, target = draw(rng, split, max_number=max_number)
-            chain = solve(numbers, target)
+            id_ = f"{'-'.join(map(str, numbers))}={target}"
+            chain = None if id_ in found else solve(numbers, target)
             if chain is None:
                 continue
-            id_ = f"{'-'.join(map(str, numbers))}={target}"
             meta = {"numbers": list(numbers), "target": target}
-            found.setdefault(id_, Problem(id_, question(numbers, target), chain_text(chain), meta))
+            found[id_] = Problem(id_, question(numbers, target), chain_text(chain), meta)
+            fruitless = 0
         return list(found.values())
 
     def grade(self, problem: Problem, text: str) -> Grade:
@@ -215,8 +225,9 @@ class Countdown:
 
 _ANSWER = re.compile(r"(?:^|\n)[ \t]*Answer:?[ \t]+([^\n]{1,400})")
 _BOXED = re.compile(r"\\boxed\{([^{}\n]{1,400})\}")
-_EQUATION = re.compile(r" *(\d{1,6}) *([-+*/]) *(\d{1,6}) *= *(\d{1,6}) *")
-_TOKEN = re.compile(r"\s*(?:(\d+)|([-+*/()]))")
+_NUMBER = "(0|[1-9][0-9]{0,5})"  # as a question writes it; \d would take any script's digits
+_EQUATION = re.compile(rf" *{_NUMBER} *([-+*/]) *{_NUMBER} *= *{_NUMBER} *")
+_TOKEN = re.compile(rf"[ \t]*(?:{_NUMBER}|([-+*/()]))")
 
 
 def extract_answer(text: str) -> str | None:
@@ -232,9 +243,9 @@ def extract_answer(text: str) -> str | None:
 def verify(answer: str, numbers: Sequence[int], target: int) -> Grade:
     """Strict check of an answer: every number used exactly once, exact arithmetic.
 
-    An answer is an expression of + - * / and brackets, optionally followed by
-    `= target`, or a chain of equations joined by `;` as in a search trace. Time
-    is linear in the answer, which is bounded. Never raises.
+    An answer is an expression of + - * / (a minus may be a sign: `-3 + 27`) and brackets,
+    optionally followed by `= target`, or a chain of equations joined by `;` as in a search
+    trace. Time is linear in the answer, which is bounded. Never raises.
     """
     if len(answer) > _MAX_EXPRESSION:
         return Grade(False, "", "malformed: too long")
@@ -301,7 +312,7 @@ def _evaluate(expression: str) -> tuple[Fraction, list[int]]:
     expression = expression.rstrip()
     while at < len(expression):
         match = _TOKEN.match(expression, at)
-        if not match or (match.group(1) and len(match.group(1)) > _MAX_DIGITS):
+        if not match:
             raise ValueError("not an expression")
         tokens.append(match.group(1) or match.group(2))
         at = match.end()
@@ -339,7 +350,10 @@ def _atom(tokens: list[str], at: int, depth: int, used: list[int]) -> tuple[Frac
         if at >= len(tokens) or tokens[at] != ")":
             raise ValueError("brackets do not match")
         return value, at + 1
-    if not token.isascii() or not token.isdigit():
+    if token in "+-":
+        value, at = _atom(tokens, at + 1, depth + 1, used)
+        return (-value if token == "-" else value), at
+    if not token.isdigit():
         raise ValueError("not an expression")
     used.append(int(token))
     return Fraction(int(token)), at + 1
