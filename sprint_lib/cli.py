@@ -1,0 +1,398 @@
+"""The command `sprint`: what a person types and what other programs read (`--json`). Every command imports what it
+needs when it runs, so that `sprint status` answers at once.
+
+Exit status: 0 done, 1 the work itself failed, 2 refused before anything was done, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sprint_lib import __version__
+
+_PROBLEM = re.compile(r"\s*(?:Numbers:)?\s*(\d{1,6}(?:[\s,]+\d{1,6}){1,3})\s*(?:->|→|Target:|=)\s*(\d{1,6})\s*")
+_SHOWN_DEFECTS = 20
+
+
+class CommandError(Exception):
+    """What was asked cannot be done; the message says why and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\nstopped; what has finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        for line in str(error).splitlines():
+            print(f"sprint: {line}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _is_refusal(error: Exception) -> bool:
+    """True for errors whose message is for the person who typed the command."""
+    from sprint_lib.params import ParamsError
+
+    kinds: tuple[type[Exception], ...] = (CommandError, ParamsError)
+    for module, name in (("suite", "SuiteError"), ("texts", "TextError"), ("engines", "EngineError")):
+        if loaded := sys.modules.get(f"sprint_lib.{module}"):
+            kinds = (*kinds, getattr(loaded, name))
+    return isinstance(error, kinds)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("sprint", description="SPRINT: parallel reasoning, from traces to figures.")
+    parser.add_argument("--version", action="version", version=f"sprint {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_suite_commands(commands)
+    _add_text_commands(commands)
+    _add_model_commands(commands)
+    return parser
+
+
+Commands = Any  # argparse does not name the type of add_subparsers()
+
+
+def _add(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], text: str, *, as_json: bool = False
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=function)
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print JSON for other programs")
+    return parser
+
+
+def _add_suite_commands(commands: Commands) -> None:
+    run = _add(commands, "run", _run, "run the notebooks of a profile that are not up to date, and rebuild its report")
+    run.add_argument("--only", nargs="+", default=[], metavar="NN", help="only these notebooks, by number or name")
+    run.add_argument("--from", dest="start", metavar="NN", help="from this notebook on")
+    run.add_argument("--force", action="store_true", help="also what is up to date (finished records are kept)")
+    run.add_argument("--dry-run", action="store_true", help="say what would run and why, and do nothing")
+    status = _add(commands, "status", _status, "show what of a profile is up to date, running, stale", as_json=True)
+    claims = _add(commands, "claims", _claims, "show the papers' numbers beside this run's", as_json=True)
+    for parser in (run, status, claims):
+        parser.add_argument("--profile", default="laptop", help="a file of params/ (default: laptop)")
+    _add(commands, "doctor", _doctor, "say what works on this machine, and what to do about the rest", as_json=True)
+
+
+def _add_text_commands(commands: Commands) -> None:
+    parse = _add(commands, "parse", _parse, "read trajectories: stages, prompts, executions, defects", as_json=True)
+    tokens = _add(
+        commands, "tokens", _tokens, "count sequential, serial and total tokens of trajectories", as_json=True
+    )
+    tokens.add_argument("--tokenizer", metavar="FOLDER", help="folder with tokenizer.json (default: the shipped one)")
+    tokens.add_argument(
+        "--tags", action="store_true", help="count the tags in texts, too (recorded calls include them)"
+    )
+    for parser in (parse, tokens):
+        parser.add_argument("path", type=Path, help="a text, a .jsonl file of texts or attempts, or a folder of such")
+
+
+def _add_model_commands(commands: Commands) -> None:
+    solve = _add(commands, "solve", _solve, "solve one Countdown problem in parallel stages and show how", as_json=True)
+    solve.add_argument("problem", help='for example "3 4 5 7 -> 24"')
+    solve.add_argument("--profile", default="laptop", help="whose SPRINT model to take, if it was trained")
+    solve.add_argument("--model", help="folder or name of another model")
+    solve.add_argument("--method", default="sprint", help="sprint (default) or sequential")
+    solve.add_argument("--temperature", type=float, default=0.0)
+    solve.add_argument("--seed", type=int, default=0)
+    train = commands.add_parser("train", help="train a model").add_subparsers(required=True, metavar="base|sft")
+    base = _add(train, "base", _train_base, "train the base model from scratch on search traces")
+    base.add_argument("--out", type=Path, required=True, help="folder for the model")
+    base.add_argument("--tokens", type=int, help="tokens seen in training")
+    base.add_argument("--seed", type=int, default=0)
+    base.add_argument("--threads", type=int, default=1)
+    sft = _add(train, "sft", _train_sft, "fine-tune as a JSON file says: samples, base, out, config")
+    sft.add_argument("config", type=Path)
+    evaluate = _add(commands, "eval", _eval, "run a method on a task as a JSON or YAML file says; goes on where it was")
+    evaluate.add_argument("spec", type=Path, help="one run or a list of runs: name, method, task, split, n, seed, ...")
+    evaluate.add_argument("--profile", default="laptop", help="whose data/attempts/ to write (default: laptop)")
+
+
+# --- the suite ------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sprint_lib import suite
+
+    return suite.run(
+        options.profile, only=options.only, start=options.start, force=options.force, dry_run=options.dry_run
+    )
+
+
+def _status(options: argparse.Namespace) -> int:
+    from sprint_lib import suite
+    from sprint_lib.progress import about, duration
+
+    status = suite.status(options.profile)
+    if options.json:
+        return _print_json(status)
+    rows = status["notebooks"]
+    width = max(len(row["notebook"]) for row in rows)
+    for row in rows:
+        took = duration(row["seconds"]) if row["seconds"] is not None else about(row["estimated_seconds"])
+        why = row["failure"]["error"] if row["state"] == "failed" else "; ".join(row["why"])
+        print(f"{row['notebook']:<{width}}  {row['state']:<10}  {took:>12}  {why}".rstrip())
+    counts = Counter(row["state"] for row in rows)
+    print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    if status["running"]:
+        at = status["running"]["at"]
+        place = f"{at['notebook']}, cell {at['cell']} of {at['cells']}" if at else "starting"
+        print(f"running now (process {status['running']['pid']}): {place}")
+    return 0
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from sprint_lib import store
+
+    try:
+        path = store.Workspace(options.profile).claims
+    except (FileNotFoundError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    if not path.exists():
+        raise CommandError(f"{path}: not there yet; `sprint run --profile {options.profile}` writes it at its end")
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    if options.json:
+        return _print_json(rows)
+    table = [["claim", "source", "paper", "this run", "n", "verdict"]]
+    for row in rows:
+        interval = "" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]"
+        here = "" if row["value"] is None else f"{number(row['value'])}{interval}"
+        table.append([row["id"], row["source"], number(row["paper"]), here, number(row["n"]), row["verdict"]])
+    _print_table(table)
+    counts = Counter(row["verdict"] for row in rows)
+    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sprint_lib import doctor
+
+    findings = doctor.examine()
+    if options.json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        doctor.show(findings)
+    return 1 if any(finding.state == "missing" for finding in findings) else 0
+
+
+# --- texts ----------------------------------------------------------------------------
+
+
+def _parse(options: argparse.Namespace) -> int:
+    from sprint_lib import texts
+
+    found = [texts.outline(item) for item in texts.read_items(options.path)]
+    if options.json:
+        return _print_json(found)
+    if len(found) == 1:
+        _print_outline(found[0])
+    for file, group in _by_file(found).items() if len(found) > 1 else ():
+        stages = sum(len(one["stages"]) for one in group)
+        defects = Counter(defect["kind"] for one in group for defect in one["defects"])
+        said = ", ".join(f"{kind} {count}" for kind, count in defects.most_common()) or "none"
+        print(f"{file}: {len(group)} texts, {stages} stages, defects: {said}")
+    return 0
+
+
+def _print_outline(found: dict[str, Any]) -> None:
+    for stage in found["stages"]:
+        prompts = sum("prompt" in part for part in stage["plan"])
+        print(f"stage {stage['number']}: {prompts} prompts, {len(stage['executions'])} executions")
+    final = found["final"]
+    print("no final answer" if final is None else f"final answer: {final.strip()}")
+    for defect in found["defects"][:_SHOWN_DEFECTS]:
+        print(f"defect at character {defect['at']}: {defect['kind']}: {defect['note']}")
+    if len(found["defects"]) > _SHOWN_DEFECTS:
+        print(f"and {len(found['defects']) - _SHOWN_DEFECTS} more defects (all of them with --json)")
+
+
+def _tokens(options: argparse.Namespace) -> int:
+    from sprint_lib import texts
+
+    count = _counter(options.tokenizer)
+    found = [texts.costs(item, count, tags=options.tags) for item in texts.read_items(options.path)]
+    if options.json:
+        return _print_json(found)
+    table = [["file", "texts", "sequential", "serial", "total", "stages"]]
+    for file, group in _by_file(found).items():
+        means = [sum(one[kind] for one in group) / len(group) for kind in ("sequential", "serial", "total", "stages")]
+        table.append([file, str(len(group)), *map(number, means)])
+    _print_table(table)
+    if len(found) > 1:
+        print("\nmeans over the texts of a file")
+    return 0
+
+
+def _counter(folder: str | None) -> Callable[[str], int]:
+    """A function that counts tokens with the `tokenizer.json` of a folder, by default the shipped base model's."""
+    from tokenizers import Tokenizer
+
+    path = _model_folder(folder or "countdown-base") / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CommandError(f"{path}: not a tokenizer: {error}; name another folder with --tokenizer") from error
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _by_file(found: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in found:
+        groups.setdefault(one["file"], []).append(one)
+    return groups
+
+
+# --- models ---------------------------------------------------------------------------
+
+
+def _solve(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from sprint_lib import accounting
+    from sprint_lib.engines import EngineSpec, open_engine
+    from sprint_lib.methods import get_method
+    from sprint_lib.tasks import Problem, countdown, get_task
+
+    numbers, target = _problem(options.problem)
+    task = get_task("countdown")
+    problem = Problem("typed", countdown.question(numbers, target), "", {"numbers": sorted(numbers), "target": target})
+    try:
+        method = get_method(options.method)
+    except KeyError as error:
+        raise CommandError(error.args[0]) from error
+    settings = method.settings.from_dict({"temperature": options.temperature, "seed": options.seed})
+    model = _model_folder(options.model) if options.model else _sprint_model(options.profile)
+
+    async def attempt() -> Any:
+        engine = open_engine(EngineSpec(model=str(model)))
+        try:
+            return await method.solve(problem, task, engine, settings)
+        finally:
+            await engine.close()
+
+    tried = asyncio.run(attempt())
+    costs = accounting.costs(tried)
+    if options.json:
+        return _print_json({"model": str(model), "tokens": costs, "attempt": tried.to_json()})
+    print(tried.text.rstrip("\n"))
+    verdict = "correct" if tried.correct else f"not correct ({tried.note or tried.status})"
+    print(f"\n{tried.answer or 'no answer'}: {verdict}")
+    tokens = ", ".join(f"{kind} {number(costs[kind])}" for kind in ("sequential", "serial", "total"))
+    print(f"tokens: {tokens}; {number(costs['calls'])} calls in {number(costs['stages'])} stages")
+    print(f"{tried.wall_seconds:.2f} s with {model}")
+    return 1 if tried.status == "engine_error" else 0
+
+
+def _problem(text: str) -> tuple[list[int], int]:
+    """Numbers and target of a typed problem, within what the Countdown language can say."""
+    from sprint_lib.tasks.countdown import MAX_VALUE
+
+    match = _PROBLEM.fullmatch(text)
+    if not match:
+        raise CommandError(f'{text!r}: not a problem; write two to four numbers and a target, such as "3 4 5 7 -> 24"')
+    numbers, target = [int(n) for n in re.findall(r"\d+", match.group(1))], int(match.group(2))
+    if not all(1 <= n <= MAX_VALUE for n in (*numbers, target)):
+        raise CommandError(f"{text!r}: the model knows numbers from 1 to {MAX_VALUE}")
+    return numbers, target
+
+
+def _sprint_model(profile: str) -> Path:
+    """The SPRINT model that a profile has trained here, else the shipped one."""
+    from sprint_lib import store
+
+    try:
+        trained = store.Workspace(profile).models / "sprint"
+    except (FileNotFoundError, ValueError):
+        trained = Path()
+    return trained if (trained / "training.json").is_file() else _model_folder("countdown-sprint")
+
+
+def _model_folder(name: str) -> Path:
+    """A model's folder, or the shipped model of that name."""
+    from sprint_lib import models
+
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return models.path(name)
+    except FileNotFoundError as error:
+        raise CommandError(str(error)) from error
+
+
+def _train_base(options: argparse.Namespace) -> int:
+    from sprint_lib.training.base import BaseConfig, train_base
+
+    given = {"seed": options.seed, "threads": options.threads}
+    if options.tokens is not None:
+        given["tokens"] = options.tokens
+    summary = train_base(options.out, BaseConfig(**given), lambda row: print(json.dumps(row), flush=True))
+    print(f"{options.out}: {summary['tokens']:,} tokens in {summary['seconds']} s")
+    return 0
+
+
+def _train_sft(options: argparse.Namespace) -> int:
+    from sprint_lib.training import sft
+
+    if not options.config.is_file():
+        raise CommandError(f"{options.config}: no such file")
+    return sft.main([str(options.config)])
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from sprint_lib import store
+    from sprint_lib.evaluation import runs
+    from sprint_lib.params import load_yaml
+
+    given = load_yaml(options.spec)  # JSON is YAML
+    try:
+        specs = [runs.RunSpec.from_json(one) for one in (given if isinstance(given, list) else [given])]
+        found = runs.run_many(specs, store.Workspace(options.profile), report=runs.printer())
+    except (ValueError, TypeError, AttributeError, KeyError, FileNotFoundError) as error:
+        raise CommandError(f"{options.spec}: {error}") from error
+    except runs.RunError as error:
+        print(f"sprint: {error}", file=sys.stderr)
+        return 1
+    for name, attempts in found.items():
+        print(f"{name}: {len(attempts)} attempts, {sum(attempt.correct for attempt in attempts)} correct")
+    return 0
+
+
+# --- printing -------------------------------------------------------------------------
+
+
+def _print_json(value: Any) -> int:
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    return 0
+
+
+def number(value: Any) -> str:
+    """A number for people: three digits after the point at most, thousands set apart; anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
