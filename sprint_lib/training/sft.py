@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sprint_lib import store
-from sprint_lib.curation.samples import Sample
+from sprint_lib.curation.samples import Sample, read_samples
 from sprint_lib.training.trees import Tree, collate, lay_out
 
 if TYPE_CHECKING:
@@ -32,9 +32,13 @@ _COMPLETE = "complete"  # marks a checkpoint that was written to its end
 
 @dataclass(frozen=True)
 class SftConfig:
-    """The recipe. `tokens` is the budget: tokens computed, contexts included, padding left out."""
+    """The recipe, the same for every model that is to be compared.
 
-    tokens: int = 4_000_000
+    `tokens` is the budget: tokens trained, those of contexts left out, so that RFT and SPRINT learn from the same
+    traces equally often.
+    """
+
+    tokens: int = 2_000_000
     batch_tokens: int = 2048  # a step, padding included
     lr: float = 1e-3
     warmup_share: float = 0.05  # of the steps; then linear decay to zero
@@ -72,7 +76,8 @@ def encode(
     for line in sample.completion.splitlines(keepends=True):
         per_character += [emphasis.get(line.split(" ", 1)[0].strip(), 1.0)] * len(line)
     weights = [per_character[start] for start, _ in coded["offset_mapping"]]
-    end = [tokenizer.eos_token_id] if sample.ends else []
+    end = tokenizer(sample.stop, add_special_tokens=False)["input_ids"]
+    end += [tokenizer.eos_token_id] if sample.ends else []
     return [*context, *coded["input_ids"], *end], [*[0.0] * len(context), *weights, *[1.0] * len(end)]
 
 
@@ -88,18 +93,18 @@ def padded(length: int) -> int:
     return math.ceil(length / PAD_MULTIPLE) * PAD_MULTIPLE
 
 
-def plan_batches(lengths: Sequence[int], tokens: int, batch_tokens: int, seed: int) -> list[list[int]]:
-    """Batches of indices until the budget is spent: every epoch shuffled, each batch of one padded length.
+def plan_batches(sequences: Sequence[Tree], tokens: int, batch_tokens: int, seed: int) -> list[list[int]]:
+    """Batches of indices until `tokens` are trained: every epoch shuffled, each batch of one padded length.
 
     A batch is full before it is used and what is left over stays for the next epoch, so that there is one shape for
     each padded length.
     """
     batches: list[list[int]] = []
-    seen = 0
-    for index in _epochs_by_length(lengths, batch_tokens, seed):
-        batches.append(index)
-        seen += sum(lengths[i] for i in index)
-        if seen >= tokens:
+    trained = [tree.trained for tree in sequences]
+    for batch in _epochs_by_length([len(tree.tokens) for tree in sequences], batch_tokens, seed):
+        batches.append(batch)
+        tokens -= sum(trained[index] for index in batch)
+        if tokens <= 0:
             break
     return batches
 
@@ -150,7 +155,7 @@ def train_sft(
 
 def training_key(samples: Sequence[Sample], base: Path, config: SftConfig) -> str:
     """Hash of all that the result depends on."""
-    values = [[s.context, s.completion, s.trace, s.ends] for s in samples]
+    values = [list(vars(s).values()) for s in samples]
     return store.hash_json([values, store.hash_path(base), asdict(config)])
 
 
@@ -171,8 +176,7 @@ def _train(
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     sequences = trees(samples, tokenizer, config.emphasis)
-    lengths = [len(tree.tokens) for tree in sequences]
-    batches = plan_batches(lengths, config.tokens, config.batch_tokens, config.seed)
+    batches = plan_batches(sequences, config.tokens, config.batch_tokens, config.seed)
     checkpoints = out / "checkpoints" / key[:16]
     started = time.monotonic()
     trainer = _trainer_class()(
@@ -188,16 +192,15 @@ def _train(
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    computed = sum(lengths[i] for batch in batches for i in batch)
-    trained = sum(sum(w > 0 for w in sequences[i].weights) for batch in batches for i in batch)
+    used = [sequences[index] for batch in batches for index in batch]
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "samples": len(samples),
         "sequences": len(sequences),
-        "epochs": round(computed / sum(lengths), 3),
+        "epochs": round(len(used) / len(sequences), 3),
         "steps": result.global_step,
-        "tokens": computed,
-        "trained_tokens": trained,
+        "tokens": sum(tree.trained for tree in used),
+        "computed_tokens": sum(len(tree.tokens) for tree in used),
         "seconds": round(time.monotonic() - started, 1),
         "curve": [
             {"step": row["step"], "loss": row["loss"], "lr": row["learning_rate"]}
@@ -253,7 +256,7 @@ def _trainer_class() -> Any:
     class PlannedTrainer(SFTTrainer):
         batches: list[list[int]]
 
-        def get_train_dataloader(self) -> DataLoader:
+        def get_train_dataloader(self) -> DataLoader[Any]:
             return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
 
         def compute_loss(
@@ -300,12 +303,14 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m sprint_lib.training.sft CONFIG.json", file=sys.stderr)
         return 2
     job = json.loads(Path(arguments[0]).read_text())
-    with open(job["samples"]) as lines:
-        samples = [Sample(**json.loads(line)) for line in lines]
     summary = train_sft(
-        samples, job["base"], job["out"], SftConfig(**job["config"]), lambda p: print(json.dumps(asdict(p)), flush=True)
+        read_samples(job["samples"]),
+        job["base"],
+        job["out"],
+        SftConfig(**job["config"]),
+        lambda point: print(json.dumps(asdict(point)), flush=True),
     )
-    print(json.dumps({k: summary[k] for k in ("steps", "tokens", "seconds")}))
+    print(json.dumps({k: summary[k] for k in ("steps", "tokens", "computed_tokens", "seconds")}))
     return 0
 
 

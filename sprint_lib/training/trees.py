@@ -34,6 +34,11 @@ class Tree:
     last: list[int]
 
     @property
+    def trained(self) -> int:
+        """How many tokens are trained."""
+        return sum(weight > 0 for weight in self.weights)
+
+    @property
     def is_chain(self) -> bool:
         return all(end == len(self.tokens) - 1 for end in self.last)
 

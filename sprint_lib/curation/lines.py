@@ -1,0 +1,21 @@
+"""A trace as numbered lines, so that an annotator can point at text instead of repeating it."""
+
+from __future__ import annotations
+
+import re
+
+LONG_LINE = 200  # characters; a longer line is cut at the ends of its sentences
+
+_LINE = re.compile(r"[^\n]*\n\s*|[^\n]+")  # blank lines belong to the line before them
+_SENTENCE = re.compile(r".*?[.!?][)\"'”’]*\s+|.+", re.DOTALL)
+
+
+def number_lines(text: str) -> tuple[str, ...]:
+    """Lines of a trace, line 1 first; joined they give the text back byte for byte (paper, A.2).
+
+    Lines end at a line break; a long one is cut into its sentences.
+    """
+    lines: list[str] = []
+    for line in _LINE.findall(text):
+        lines += _SENTENCE.findall(line) if len(line) > LONG_LINE else [line]
+    return tuple(lines)
