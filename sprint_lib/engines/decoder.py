@@ -41,6 +41,7 @@ class Shape:
 
     layers: int
     hidden: int
+    inner: int  # of the feed-forward part
     heads: int
     kv_heads: int
     head_dim: int
@@ -76,6 +77,7 @@ def read_shape(config: dict[str, Any], where: Path) -> Shape:
     return Shape(
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
+        inner=config["intermediate_size"],
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
@@ -100,8 +102,7 @@ class Decoder:
             raise EngineError(f"{folder}: no *.safetensors in it; save the model with save_pretrained")
         raw = {name: w.to(self.dtype) for file in files for name, w in load_file(file).items()}
         self.embedding = raw["model.embed_tokens.weight"]
-        self.head = raw.get("lm_head.weight", self.embedding).t().contiguous()
-        self.norm = raw["model.norm.weight"]
+        self.head = _folded(raw.get("lm_head.weight", self.embedding), raw["model.norm.weight"])
         self.layers = [_layer(raw, f"model.layers.{i}.", shape) for i in range(shape.layers)]
         self.turns = _turns(shape, 0, self.dtype)
         self.capacity = 0
@@ -128,7 +129,12 @@ class Decoder:
         self.store[target, :, :, :, :length] = self.store[source, :, :, :, :length]
 
     def forward(
-        self, ids: Sequence[int], positions: Sequence[int], slots: Sequence[int], spans: Sequence[Span], last: Sequence[int]
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        spans: Sequence[Span],
+        last: Sequence[int],
     ) -> torch.Tensor:
         """Logits [len(last), vocab] of the tokens at indices `last`; keys and values of all tokens are stored.
 
@@ -139,35 +145,29 @@ class Decoder:
         from torch.nn.functional import embedding, silu
 
         s = self.shape
-        at = torch.tensor(positions)
-        rows = torch.tensor(slots)
-        masks = _masks(spans, at, self.dtype)
-        turns = self.turns[at].unsqueeze(1)
+        at, rows = torch.tensor(positions), torch.tensor(slots)
+        turns = self.turns[at]
+        works = _attention_works(spans, self.store, at, s)
         x = embedding(torch.tensor(ids), self.embedding)
-        rotated = (s.heads + s.kv_heads) * s.head_dim
         for index, layer in enumerate(self.layers):
-            h = _linear(_rms(x, layer.norm_in, s.eps), layer.qkv, layer.qkv_bias)
-            qk = _rotate(h[:, :rotated].view(len(ids), -1, s.head_dim // 2, 2), turns)
-            store = self.store[:, index]
-            store[rows, 0, :, at] = qk[:, s.heads :]
-            store[rows, 1, :, at] = h[:, rotated:].view(-1, s.kv_heads, s.head_dim)
-            x = torch.addmm(x, _attend(qk[:, : s.heads], store, spans, masks, s), layer.out)
-            gate, up = (_rms(x, layer.norm_post, s.eps) @ layer.gate_up).chunk(2, dim=-1)
-            x = torch.addmm(x, silu(gate).mul_(up), layer.down)
+            h = _linear(_unit(x, s), layer.qkv, layer.qkv_bias)
+            h = _rotate(h.view(len(ids), -1, s.head_dim // 2, 2), turns)
+            self.store[rows, index, :, :, at] = h[:, s.heads :].view(-1, 2, s.kv_heads, s.head_dim)
+            x = torch.addmm(x, _attend(h[:, : s.heads], works, index, s), layer.out)
+            h = _unit(x, s) @ layer.gate_up
+            x = torch.addmm(x, silu(h[:, : s.inner]).mul_(h[:, s.inner :]), layer.down)
         if len(last) != len(ids):
             x = x[torch.tensor(last)]
-        return _rms(x, self.norm, s.eps) @ self.head
+        return _unit(x, s) @ self.head
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Weights of one layer, input dimension first, products over the same input joined."""
+    """Weights of one layer, input dimension first; products over one input joined, its norm folded in."""
 
-    norm_in: torch.Tensor
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
     out: torch.Tensor
-    norm_post: torch.Tensor
     gate_up: torch.Tensor
     down: torch.Tensor
 
@@ -175,26 +175,34 @@ class _Layer:
 def _layer(raw: dict[str, torch.Tensor], at: str, shape: Shape) -> _Layer:
     import torch
 
-    def joined(kind: str) -> torch.Tensor | None:
-        q, k, v = (raw.get(f"{at}self_attn.{name}_proj.{kind}") for name in "qkv")
-        if q is None or k is None or v is None:
-            return None
+    def joined(kind: str) -> torch.Tensor:
+        q, k, v = (raw[f"{at}self_attn.{name}_proj.{kind}"] for name in "qkv")
         return torch.cat([_interleave(q, shape.head_dim), _interleave(k, shape.head_dim), v])
 
-    def turned(*names: str) -> torch.Tensor:
-        return torch.cat([raw[f"{at}{name}.weight"] for name in names]).t().contiguous()
-
-    qkv = joined("weight")
-    assert qkv is not None
+    gate_up = torch.cat([raw[f"{at}mlp.{name}_proj.weight"] for name in ("gate", "up")])
     return _Layer(
-        norm_in=raw[at + "input_layernorm.weight"],
-        qkv=qkv.t().contiguous(),
-        qkv_bias=joined("bias"),
-        out=turned("self_attn.o_proj"),
-        norm_post=raw[at + "post_attention_layernorm.weight"],
-        gate_up=turned("mlp.gate_proj", "mlp.up_proj"),
-        down=turned("mlp.down_proj"),
+        qkv=_folded(joined("weight"), raw[f"{at}input_layernorm.weight"]),
+        qkv_bias=joined("bias") if f"{at}self_attn.q_proj.bias" in raw else None,
+        out=raw[f"{at}self_attn.o_proj.weight"].t().contiguous(),
+        gate_up=_folded(gate_up, raw[f"{at}post_attention_layernorm.weight"]),
+        down=raw[f"{at}mlp.down_proj.weight"].t().contiguous(),
     )
+
+
+def _folded(weight: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """Input-first weight of a product that follows an RMS norm: takes `_unit` vectors instead of normed ones."""
+    return (weight * (norm * math.sqrt(len(norm)))).t().contiguous()
+
+
+def _unit(x: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Rows scaled to length one: an RMS norm but for its weights and the root of the width, see `_folded`."""
+    import torch
+
+    return x * torch.linalg.vecdot(x, x).add_(shape.eps * shape.hidden).rsqrt_().unsqueeze(1)
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return x @ weight if bias is None else bias.addmm(x, weight)
 
 
 def _interleave(w: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -206,12 +214,16 @@ def _interleave(w: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 
 def _turns(shape: Shape, length: int, dtype: torch.dtype) -> torch.Tensor:
-    """Rotary embedding as complex numbers of size one, [length, head_dim / 2]."""
+    """Rotary embedding of each position's heads as complex numbers, [length, heads + 2 kv_heads, head_dim / 2].
+
+    Values stay as they are: their numbers are ones. So one product serves all heads.
+    """
     import torch
 
     half = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float64), shape.rope_theta**-half)
-    turns = torch.polar(torch.ones_like(angles), angles)
+    turned = torch.polar(torch.ones_like(angles), angles).unsqueeze(1).expand(-1, shape.heads + shape.kv_heads, -1)
+    turns = torch.cat([turned, torch.ones_like(turned[:, : shape.kv_heads])], dim=1)
     return turns if dtype == torch.float64 else turns.to(torch.complex64)
 
 
@@ -223,46 +235,55 @@ def _rotate(pairs: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(torch.view_as_complex(wide) * turns).flatten(-2).to(pairs.dtype)
 
 
-def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    return x * (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_() * weight
+@dataclass(frozen=True)
+class _Work:
+    """One call of attention per layer: its tokens, keys and values by layer, and what to add to the scores."""
+
+    start: int
+    end: int
+    split: tuple[int, ...]  # rows, queries, key/value heads, query heads of each, size
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+    bias: torch.Tensor
 
 
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return x @ weight if bias is None else bias.addmm(x, weight)
-
-
-def _masks(spans: Sequence[Span], positions: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Per span what to add to the scores, [rows, 1, 1, queries, length]: minus infinity after a token's own position."""
+def _attention_works(spans: Sequence[Span], store: torch.Tensor, at: torch.Tensor, shape: Shape) -> list[_Work]:
     import torch
 
-    masks, start = [], 0
+    works, start = [], 0
     for span in spans:
-        own = positions[start : start + span.rows * span.queries].view(span.rows, 1, 1, span.queries, 1)
-        start += span.rows * span.queries
-        later = torch.arange(span.length) > own
-        masks.append(torch.zeros(later.shape, dtype=dtype).masked_fill_(later, -math.inf))
-    return masks
+        end = start + span.rows * span.queries
+        own = at[start:end].view(span.rows, 1, 1, span.queries, 1)
+        later = (torch.arange(span.length) > own).expand(-1, 1, shape.group, -1, -1)
+        later = later.reshape(span.rows, 1, shape.group * span.queries, span.length)
+        keys, values = store[span.slot : span.slot + span.rows, :, :, :, : span.length].unbind(2)
+        works.append(
+            _Work(
+                start=start,
+                end=end,
+                split=(span.rows, span.queries, shape.kv_heads, shape.group, shape.head_dim),
+                keys=keys.unbind(1),
+                values=values.unbind(1),
+                bias=torch.zeros(later.shape, dtype=store.dtype).masked_fill_(later, -math.inf),
+            )
+        )
+        start = end
+    return works
 
 
-def _attend(
-    queries: torch.Tensor, store: torch.Tensor, spans: Sequence[Span], masks: Sequence[torch.Tensor], shape: Shape
-) -> torch.Tensor:
-    """Attention [tokens, heads * head_dim] of queries [tokens, heads, head_dim] over the store of one layer."""
+def _attend(queries: torch.Tensor, works: Sequence[_Work], index: int, shape: Shape) -> torch.Tensor:
+    """Attention [tokens, heads * head_dim] of queries [tokens, heads, head_dim] in one layer.
+
+    The heads of a group and the tokens of a row share keys, so they are the rows
+    of one matrix per key/value head.
+    """
     import torch
     from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-    out = torch.empty(len(queries), shape.heads * shape.head_dim, dtype=queries.dtype)
-    start = 0
-    for span, mask in zip(spans, masks, strict=True):
-        end = start + span.rows * span.queries
-        keys, values = store[span.slot : span.slot + span.rows, :, :, : span.length].unbind(1)
-        # the heads of a group and the tokens of a row share keys: one matrix per key/value head
-        split = (span.rows, span.queries, shape.kv_heads, shape.group, shape.head_dim)
-        packed = (span.rows, shape.kv_heads, shape.group * span.queries, shape.head_dim)
-        q = queries[start:end].reshape(split).permute(0, 2, 3, 1, 4).reshape(packed)
-        bias = mask.expand(-1, 1, shape.group, -1, -1).reshape(span.rows, 1, packed[2], span.length)
-        got = sdpa(q, keys, values, attn_mask=bias)
-        unpacked = got.view(span.rows, shape.kv_heads, shape.group, span.queries, shape.head_dim)
-        out[start:end] = unpacked.permute(0, 3, 1, 2, 4).reshape(end - start, -1)
-        start = end
-    return out
+    out = []
+    for work in works:
+        q = queries[work.start : work.end].view(work.split).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        got = sdpa(q, work.keys[index], work.values[index], attn_mask=work.bias)
+        got = got.unflatten(2, (shape.group, work.split[1])).permute(0, 3, 1, 2, 4)
+        out.append(got.reshape(work.end - work.start, -1))
+    return torch.cat(out)
