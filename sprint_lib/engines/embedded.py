@@ -252,6 +252,7 @@ class EmbeddedEngine:
     def _new_row(self, request: Request, on_text: OnText | None) -> _Row:
         from tokenizers.decoders import DecodeStream
 
+        started = time.monotonic()  # reading the prompt is the engine's work too
         if request.max_tokens < 1 or request.temperature < 0:
             raise EngineError(f"max_tokens must be at least 1 and temperature at least 0: {request}")
         ids = self._tokenizer.encode(request.prompt).ids
@@ -262,7 +263,7 @@ class EmbeddedEngine:
             request=request,
             ids=ids,
             prompt_tokens=len(ids),
-            started=time.monotonic(),
+            started=started,
             loop=loop,
             future=loop.create_future(),
             on_text=on_text,
