@@ -1,0 +1,241 @@
+"""Claims: the data against the papers' tables, every branch of the rule for verdicts, the file byte for byte."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sprint_lib.calls import Attempt, Call, Wait
+from sprint_lib.evaluation import claims, statistics
+from sprint_lib.evaluation.claims import CLAIMS, Claim, certain, claims_table, verdict
+from sprint_lib.evaluation.statistics import Estimate
+from sprint_lib.tasks import get_task
+
+BY_ID = {claim.id: claim for claim in CLAIMS}
+NUMBER = Claim("x", "here", "a number", 50.0, "%", "countdown", 100, margin=5.0)
+EFFECT = replace(NUMBER, none=0.0)
+DIRECTION = replace(EFFECT, paper=None, direction=1)
+
+
+def interval(low: float, high: float) -> Estimate:
+    return Estimate((low + high) / 2, low, high, 80)
+
+
+@pytest.mark.parametrize(
+    ("claim", "estimate", "expected", "why"),
+    [
+        (EFFECT, None, "not run", "needs RFT and SPRINT"),
+        (EFFECT, Estimate(50, math.nan, math.nan, 1), "underpowered", "no interval from n = 1"),
+        # a number without an effect
+        (NUMBER, interval(48, 53), "reproduced", "reaches into the paper's 50 ± 5"),
+        (NUMBER, interval(54, 58), "reproduced", "reaches into"),
+        (NUMBER, interval(41, 61), "reproduced", "reaches into"),
+        (NUMBER, interval(39, 61), "underpowered", "twice as wide"),
+        (NUMBER, interval(55.1, 58), "different", "above the paper's 50"),
+        (NUMBER, interval(40, 44.9), "different", "below the paper's 50"),
+        # an effect
+        (EFFECT, interval(45, 60), "reproduced", "the interval holds the paper's 50"),
+        (EFFECT, interval(51, 52), "reproduced", "within the paper's 50 ± 5"),
+        (EFFECT, interval(1, 90), "reproduced", "an effect"),
+        (
+            EFFECT,
+            interval(-1, 90),
+            "underpowered",
+            "not to be told from no effect (0); at this n effects from about 65",
+        ),
+        (EFFECT, interval(56, 70), "different", "an effect in the same direction, above"),
+        (EFFECT, interval(10, 20), "different", "an effect in the same direction, below"),
+        (EFFECT, interval(-20, -10), "different", "an effect in the other direction, below"),
+        (EFFECT, interval(-1, 1), "different", "no effect to be seen; below"),
+        # an effect that the paper itself could not tell from none
+        (replace(EFFECT, paper=1.0), interval(-0.5, 0.5), "underpowered", "not to be told from no effect"),
+        (replace(EFFECT, paper=1.0), interval(0.5, 1.5), "reproduced", "an effect"),
+        (replace(EFFECT, paper=1.0), interval(-3, -1), "different", "in the other direction than"),
+        (replace(EFFECT, paper=-5.0), interval(-8, -2), "reproduced", "an effect"),
+        # a ratio, where no effect is one
+        (replace(EFFECT, paper=1.5, none=1.0, margin=0.15), interval(1.3, 1.4), "reproduced", "within"),
+        (replace(EFFECT, paper=1.5, none=1.0, margin=0.15), interval(0.9, 1.4), "underpowered", "no effect (1)"),
+        # a direction
+        (DIRECTION, interval(1, 9), "reproduced", "above no effect (0), as the paper says"),
+        (DIRECTION, interval(-1, 9), "underpowered", "not to be told from no effect"),
+        (DIRECTION, interval(-9, -1), "different", "below no effect (0), against the paper"),
+        (replace(DIRECTION, direction=-1), interval(-9, -1), "reproduced", "as the paper says"),
+        # settings, yes and no
+        (replace(NUMBER, margin=0.0), certain(50.0, 7), "reproduced", "equal to the paper's 50"),
+        (replace(NUMBER, margin=0.0), certain(49.0, 7), "different", "below the paper's 50"),
+    ],
+)
+def test_rule(claim: Claim, estimate: Estimate | None, expected: str, why: str) -> None:
+    found, reason = verdict(claim, estimate)
+    assert found == expected
+    assert why in reason
+
+
+def test_every_verdict_is_one_of_the_four() -> None:
+    rng = random.Random(0)
+    seen = set()
+    for _ in range(3000):
+        claim = rng.choice([NUMBER, EFFECT, DIRECTION])
+        seen.add(verdict(claim, interval(*sorted(rng.uniform(-60, 120) for _ in range(2))))[0])
+    assert seen == {"reproduced", "different", "underpowered"}
+
+
+def test_the_papers_numbers() -> None:
+    assert len(BY_ID) == len(CLAIMS)
+    spots = {
+        "table1.pasta.multi_step": 0,
+        "table2.math500.self_consistency.total_tokens": 11645,
+        "table2.countdown.sprint.sequential_tokens": 2284,
+        "table2.gpqa_diamond.rft.accuracy": 50.5,
+        "figure6.countdown.long": 65,
+        "runtime.math500_long.rft": 120.54,
+        "apr.figure6.apr_accuracy.6": 75.2,
+        "apr.table1.apr_grpo.t0_5": 81.3,
+    }
+    assert {id_: BY_ID[id_].paper for id_ in spots} == spots
+    assert BY_ID["figure6.countdown.all"].paper == pytest.approx(100 * (1 - 2284 / 4917), abs=0.06)
+    assert BY_ID["figure6.gpqa_diamond.all"].paper == pytest.approx(100 * (1 - 6336 / 7103), abs=0.06)
+    assert BY_ID["figure4.math500.saved_sequential_tokens_vs_rft"].paper == 2880 - 2440
+    assert BY_ID["table2.countdown.accuracy_difference"].paper == 1.0
+    assert BY_ID["table2.countdown.accuracy_difference"].margin == pytest.approx(3.09, abs=0.01)
+
+
+def test_what_a_small_model_can_be_held_against() -> None:
+    comparable = {claim.id for claim in CLAIMS if claim.setting == claims.COUNTDOWN}
+    assert {id_ for id_ in comparable if id_.startswith(("table2", "figure"))} == {
+        "table2.countdown.accuracy_difference",
+        "table2.direction.total_over_sequential",
+        "table2.direction.total_over_rft",
+        "figure5.direction.stages_by_difficulty",
+        "figure6.countdown.all",
+        "figure6.countdown.long",
+        "figure6.countdown.long_minus_all",
+    }
+    assert {claim.setting for claim in CLAIMS} == set(claims.SETTINGS)
+    with pytest.raises(ValueError, match="add '7b/countdown' to the settings"):
+        claims_table({"table2.countdown.rft.accuracy": interval(80, 90)})
+    rows = claims_table({"table2.countdown.rft.accuracy": interval(83, 87)}, settings=["7b/countdown"])
+    assert next(row for row in rows if row["id"] == "table2.countdown.rft.accuracy")["verdict"] == "reproduced"
+    with pytest.raises(ValueError, match=r"did you mean 'figure6\.countdown\.long'"):
+        claims_table({"figure6.countdown.longest": interval(1, 2)})
+
+
+def test_file_is_the_same_byte_for_byte(tmp_path: Path) -> None:
+    noise = Estimate(0.1 + 0.2, 1 / 3, 2 / 3, 5)
+    rows = claims_table(
+        {"figure6.countdown.all": noise, "figure6.countdown.long": Estimate(-0.0, math.nan, math.nan, 1)}
+    )
+    path = claims.write_claims(tmp_path / "claims.json", rows)
+    first = path.read_bytes()
+    nudged = replace(noise, value=0.3, low=1 / 3 + 1e-12)
+    claims.write_claims(
+        path,
+        claims_table(
+            {
+                **{r["id"]: Estimate(r["value"], r["low"], r["high"], r["n"]) for r in rows if r["value"] is not None},
+                "figure6.countdown.all": nudged,
+            }
+        ),
+    )
+    assert path.read_bytes() == first
+    found = {row["id"]: row for row in json.loads(first)}
+    assert len(found) == len(CLAIMS)
+    all_, long = found["figure6.countdown.all"], found["figure6.countdown.long"]
+    assert [all_[k] for k in ("paper", "paper_n", "value", "low", "high", "n")] == [
+        53.5,
+        1000,
+        0.3,
+        0.333333,
+        0.666667,
+        5,
+    ]
+    assert (long["low"], long["verdict"]) == (None, "underpowered")
+    assert math.copysign(1, long["value"]) == 1
+    other = found["table2.countdown.sprint.accuracy"]
+    assert (other["value"], other["n"], other["verdict"]) == (None, None, "not run")
+    assert other["why"] == "needs the paper's 7B models on its Countdown problems"
+
+
+def attempt(problem: str, *, planner: int, executors: list[int], correct: bool, stages: int = 1) -> Attempt:
+    """Stages of one plan and executors that start halfway through it; no executors: one sequential call."""
+    calls: list[Call] = []
+    waits: tuple[Wait, ...] = ()
+    for stage in range(1, stages + 1):
+        plan = Call(f"P{stage}", "planner" if executors else "sample", stage, waits=waits, completion_tokens=planner)
+        half = (Wait(plan.id, planner // 2),)
+        runs = [
+            Call(f"E{stage}.{i}", "executor", stage, i, half, completion_tokens=t) for i, t in enumerate(executors, 1)
+        ]
+        waits = (Wait(plan.id), *(Wait(call.id) for call in runs))
+        calls += [plan, *runs]
+    return Attempt(problem, "m", "ok", correct, "", "", tuple(calls))
+
+
+def test_estimates_from_a_run_by_hand() -> None:
+    problems = [p.id for p in get_task("countdown").load(40, split="test", seed=0)]
+    rng = random.Random(1)
+    lengths = {p: rng.randint(100, 900) for p in problems}
+    rft = [attempt(p, planner=lengths[p], executors=[], correct=True) for p in problems]
+    control = [attempt(p, planner=lengths[p] + 5, executors=[], correct=True) for p in problems]
+    sprint = [
+        attempt(p, planner=20, executors=[40, 30], correct=p != problems[0], stages=1 + (lengths[p] > 500))
+        for p in problems
+    ]
+    found = claims.countdown_estimates(rft, control, list(reversed(sprint)))
+    assert set(found) <= {claim.id for claim in CLAIMS if claim.setting == claims.COUNTDOWN}
+    assert found["table2.countdown.accuracy_difference"].value == pytest.approx(-2.5)
+    mean = sum(lengths.values()) / 40
+    path = sum(50 * (1 + (n > 500)) for n in lengths.values()) / 40  # half a plan and the longer execution
+    assert found["figure6.countdown.all"].value == pytest.approx(100 * (1 - path / mean))
+    ten = sorted(lengths.values())[-10:]
+    longest = sum(50 * (1 + (n > 500)) for n in ten) / sum(ten)
+    assert found["figure6.countdown.long"].value == pytest.approx(100 * (1 - longest))
+    assert found["figure6.countdown.long"].n == 10
+    more = found["figure6.countdown.long_minus_all"]
+    assert more.value == pytest.approx(found["figure6.countdown.long"].value - found["figure6.countdown.all"].value)
+    assert found["table2.direction.total_over_sequential"].value == pytest.approx(90 / 50)
+    assert found["table2.direction.total_over_rft"].value == pytest.approx(path * 90 / 50 / mean)
+    rows = {row["id"]: row for row in claims_table(found)}
+    assert rows["table2.direction.total_over_sequential"]["verdict"] == "reproduced"
+    with pytest.raises(ValueError, match="different problems"):
+        claims.countdown_estimates(rft, control[:-1], sprint)
+
+
+def test_stages_by_difficulty_sees_a_real_trend() -> None:
+    from sprint_lib.tasks.countdown import first_moves_tried
+
+    problems = [p.id for p in get_task("countdown").load(60, split="test", seed=1)]
+    tried = {}
+    for problem in problems:
+        numbers, _, target = problem.partition("=")
+        tried[problem] = first_moves_tried([int(n) for n in numbers.split("-")], int(target))
+    runs = [[attempt(p, planner=9, executors=[], correct=True) for p in problems]] * 2
+    sprint = [attempt(p, planner=9, executors=[9], correct=True, stages=1 + tried[p] // 6) for p in problems]
+    found = claims.countdown_estimates(*runs, sprint)["figure5.direction.stages_by_difficulty"]
+    order = sorted(tried.values())
+    expected = sum(1 + t // 6 for t in order[-15:]) / 15 - sum(1 + t // 6 for t in order[:15]) / 15
+    assert found.value == pytest.approx(expected)
+    assert found.low > 0
+
+
+def test_papers_numbers_for_figures() -> None:
+    assert claims.properties()["sprint"] == dict.fromkeys(("parallel", "adaptive", "optimised", "multi_step"), True)
+    rows = {row["method"]: row for row in claims.table2("countdown")}
+    assert (rows["rft"]["n"], rows["rft"]["accuracy"], rows["sprint"]["sequential"]) == (1000, 84.9, 2284)
+    assert math.isnan(rows["sprint"]["total"])
+    assert {row["method"]: row for row in claims.table2("math500")}["sprint"]["total"] == 3622
+    assert claims.figure6("countdown") == {"all": 53.5, "long": 65.0}
+    assert claims.runtime("math500") == {"sprint": 36.92, "rft": 40.57}
+    with pytest.raises(KeyError, match="there are: math500, countdown"):
+        claims.table2("aime")
+
+
+def test_margins_are_the_papers_sampling_error() -> None:
+    assert BY_ID["table2.math500.sprint.accuracy"].margin == pytest.approx(
+        statistics.mean([100.0] * 463 + [0.0] * 37).half_width, rel=0.05
+    )
