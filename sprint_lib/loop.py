@@ -149,6 +149,7 @@ class LoopSettings:
     A planner or executor call that ends malformed or truncated is tried again
     `retries` times with another seed (never at temperature 0, where nothing would
     change); what it wrote before stays in the calls and in every token count.
+    After `max_stages` plans the next planner call is made to answer.
     `dispatch` is `streamed` (an executor starts when its prompt closes, as in the
     paper) or `after_plan` (when the whole plan is there, as in the authors' code).
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -391,3 +392,14 @@ def test_times_of_calls_count_from_the_recorders_creation() -> None:
 
     call, wall = asyncio.run(ask())
     assert 0.02 <= call.started <= call.first_token <= call.ended <= wall < 1
+
+
+def test_the_loop_costs_little_beside_any_engine() -> None:
+    """Processor time of this thread, which does not depend on what else runs; the scripted engine's own is in it."""
+    prompts = "".join(f"<prompt_1.{j}> task {j}</prompt_1.{j}>\n" for j in range(1, 21))
+    executions = {f"e1.{j}": "Left 4 5 17 -> 85\n" * 10 for j in range(1, 21)}
+    engine = ScriptedEngine({"p1": f"<Plan_1>\n{prompts}</Plan_1>", **executions, "p2": FINAL})
+    began = time.thread_time()
+    calls = sum(len(solve(engine).calls) for _ in range(10))
+    assert calls == 220
+    assert (time.thread_time() - began) / calls < 0.005
