@@ -64,8 +64,9 @@ def moves(state: State, max_value: int = MAX_VALUE) -> list[Move]:
     """All moves of a sorted state in canonical order: pairs left to right, then + - * /.
 
     Differences are larger minus smaller, divisions exact (APR, section 4). Moves
-    that only repeat another (the same pair of values, `x / 1`, `x - 0`, `x * 0`)
-    and results above `max_value` are left out.
+    that only repeat another (the same pair of values, `x / 1`, `x - 0`), products
+    with 0 and results above `max_value` are left out, so that a problem which only
+    they solve counts as unsolvable and is never posed.
     """
     found: list[Move] = []
     seen: set[tuple[int, int]] = set()
