@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 ARCHITECTURES = ("llama", "qwen2")
-_GROWTH = 512  # positions by which the store grows, at least
+_GROWTH = 1024  # positions by which the store grows, at least
 
 
 @dataclass(frozen=True)
@@ -104,25 +104,32 @@ class Decoder:
         self.embedding = raw["model.embed_tokens.weight"]
         self.head = _folded(raw.get("lm_head.weight", self.embedding), raw["model.norm.weight"])
         self.layers = [_layer(raw, f"model.layers.{i}.", shape) for i in range(shape.layers)]
-        self.turns = _turns(shape, 0, self.dtype)
-        self.capacity = 0
         self.slots = slots
+        self.capacity = 0
         self.store = torch.zeros(0)
-        self.reserve(1)
+        self.turns = _turns(shape, 0, self.dtype)
 
-    def reserve(self, length: int) -> None:
-        """Make room for sequences of `length` tokens; memory is only touched where it is used."""
+    def reserve(self, length: int, filled: Sequence[int] = ()) -> None:
+        """Make room for sequences of `length` tokens; `filled` says how many positions of each slot are to survive.
+
+        Memory is only touched where it is used.
+        """
         import torch
 
         if length <= self.capacity:
             return
-        s, old, held = self.shape, self.store, self.capacity
-        self.capacity = min(s.context, max(length, 2 * held, _GROWTH))
+        s, old = self.shape, self.store
+        self.capacity = min(s.context, max(length, 2 * self.capacity, _GROWTH))
         # zeros and not empty: what masked positions hold is multiplied by zero, and must not be NaN
         self.store = torch.zeros(self.slots, s.layers, 2, s.kv_heads, self.capacity, s.head_dim, dtype=self.dtype)
-        for slot in range(self.slots if held else 0):
-            self.store[slot, :, :, :, :held] = old[slot]
+        for slot, used in enumerate(filled):
+            if used:
+                self.store[slot, :, :, :, :used] = old[slot, :, :, :, :used]
         self.turns = _turns(s, self.capacity, self.dtype)
+
+    def forget(self) -> None:
+        """Give the memory of the store back."""
+        self.store, self.capacity = self.store.new_zeros(0), 0
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another."""

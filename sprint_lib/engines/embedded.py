@@ -120,10 +120,11 @@ class _Slots:
         """Make room for rows of `length` tokens."""
         import numpy as np
 
-        self._decoder.reserve(length)
+        if length <= self._decoder.capacity:
+            return
+        self._decoder.reserve(length, self._filled.tolist())
         missing = self._decoder.capacity - self._tokens.shape[1]
-        if missing:
-            self._tokens = np.pad(self._tokens, ((0, 0), (0, missing)))
+        self._tokens = np.pad(self._tokens, ((0, 0), (0, missing)))
 
     def place(self, row: _Row) -> None:
         """Give a row a slot, filled with the longest prefix at hand."""
@@ -236,6 +237,7 @@ class EmbeddedEngine:
     async def close(self) -> None:
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._decoder.forget()
 
     def describe(self) -> dict[str, Any]:
         spec = self._spec
@@ -253,8 +255,10 @@ class EmbeddedEngine:
         from tokenizers.decoders import DecodeStream
 
         started = time.monotonic()  # reading the prompt is the engine's work too
-        if request.max_tokens < 1 or request.temperature < 0:
-            raise EngineError(f"max_tokens must be at least 1 and temperature at least 0: {request}")
+        if request.max_tokens < 1 or request.temperature < 0 or "" in request.stop:
+            raise EngineError(
+                f"max_tokens from 1, temperature from 0 and stop strings of some length, please: {request}"
+            )
         ids = self._tokenizer.encode(request.prompt).ids
         if not ids:
             raise EngineError("the prompt is empty; a completion needs at least one token to start from")
@@ -267,7 +271,7 @@ class EmbeddedEngine:
             loop=loop,
             future=loop.create_future(),
             on_text=on_text,
-            stream=DecodeStream(skip_special_tokens=True),
+            stream=DecodeStream(ids[-8:], skip_special_tokens=True),
             rng=random.Random(request.seed),
             stop_starts=tuple({stop[:n] for stop in request.stop for n in range(1, len(stop))}),
         )
@@ -325,9 +329,10 @@ class EmbeddedEngine:
         tokens = _sample(logits, [row.request.temperature for row in rows], [row.rng.random() for row in rows])
         now = time.monotonic()
         events: dict[asyncio.AbstractEventLoop, list[_Event]] = {}
-        for row, token in zip(rows, tokens, strict=True):
+        for row, token in zip(rows, tokens, strict=True):  # all of them, before any moves to another slot
             row.stored = len(row.ids)
             row.ids.append(token)
+        for row, token in zip(rows, tokens, strict=True):
             self._advance(row, token, now, events.setdefault(row.loop, []))
         for loop, happened in events.items():
             self._deliver(loop, happened)
