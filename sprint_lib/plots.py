@@ -89,7 +89,7 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> t
 def _caption(figure: Figure, text: str, handles: Sequence[Patch] = ()) -> None:
     """The caption under the figure, and under it one row of legend in the lines left blank for it."""
     blank = "\n\n" if handles else ""
-    figure.supxlabel(textwrap.fill(text, 118) + blank, x=0.01, ha="left", fontsize=8, color="0.3", linespacing=1.3)
+    figure.supxlabel(textwrap.fill(text, 128) + blank, x=0.01, ha="left", fontsize=8, color="0.3", linespacing=1.3)
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8)
     figure.set_label(text)
@@ -197,25 +197,26 @@ def _timeline_handles(frame: pd.DataFrame) -> list[Patch]:
 def dag(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
     """Figure 7: steps as a layered graph, a band a stage.
 
-    `frame` has a row a step: step, label, stage, executes, parents (a list of
-    steps, or a string of them with spaces between). Filled boxes have an
-    execution, outlined ones are plan-only.
+    `frame` has a row a step: step, label, band (the stage's title; bands stand in
+    the order of the frame), executes, parents (steps, with spaces between).
+    Filled boxes have an execution, outlined ones are plan-only.
     """
-    columns = dict(iter(frame.groupby("stage", sort=True)))
+    columns = dict(iter(frame.groupby("band", sort=False)))
+    half = min(0.32, 0.11 * len(columns))
     tallest = max(len(rows) for rows in columns.values())
     figure, axes = _figure(1.4 + 0.42 * tallest)
     axis = axes.flat[0]
     places: dict[int, tuple[float, float]] = {}
-    for column, (stage, rows) in enumerate(columns.items()):
+    for column, (band, rows) in enumerate(columns.items()):
         axis.axvspan(column - 0.46, column + 0.46, color="0.93" if column % 2 else "0.96", zorder=0)
-        axis.text(column, -0.9, f"stage {stage}", ha="center", va="center", fontsize=9, weight="bold")
+        axis.text(column, -0.9, band, ha="center", va="center", fontsize=9, weight="bold")
         start = (tallest - len(rows)) / 2
         for offset, row in enumerate(rows.itertuples()):
             places[int(row.step)] = (column, start + offset)
-            _node(axis, row, column, start + offset)
+            _node(axis, row, column, start + offset, half)
     for row in frame.itertuples():
-        for parent in _parents(row.parents):
-            _edge(axis, places[parent], places[int(row.step)])
+        for parent in row.parents.split():
+            _edge(axis, places[int(parent)], places[int(row.step)], half)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(tallest - 0.3, -1.3)
     axis.axis("off")
@@ -228,25 +229,20 @@ def dag(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
     return figure
 
 
-def _parents(value: Any) -> list[int]:
-    return [int(part) for part in (value.split() if isinstance(value, str) else value)]
-
-
-def _node(axis: Axes, row: Any, x: float, y: float) -> None:
+def _node(axis: Axes, row: Any, x: float, y: float, half: float) -> None:
     face, line = (EXECUTOR, "-") if row.executes else ("white", "--")
     box = FancyBboxPatch(
-        (x - 0.3, y - 0.3), 0.6, 0.6, boxstyle="round,pad=0,rounding_size=0.08", facecolor=face, edgecolor=INK,
+        (x - half, y - 0.3), 2 * half, 0.6, boxstyle="round,pad=0,rounding_size=0.04", facecolor=face, edgecolor=INK,
         linestyle=line, linewidth=1, zorder=3,
     )  # fmt: skip
     axis.add_patch(box)
     axis.text(x, y, f"{row.step}  {row.label}", ha="center", va="center", fontsize=7.5, zorder=4)
 
 
-def _edge(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    if start[0] == end[0]:  # a plan-only parent in the same stage: round the side
-        a, b, bend = (start[0] + 0.3, start[1]), (end[0] + 0.3, end[1]), "arc3,rad=-0.5"
-    else:
-        a, b, bend = (start[0] + 0.3, start[1]), (end[0] - 0.3, end[1]), "arc3,rad=0"
+def _edge(axis: Axes, start: tuple[float, float], end: tuple[float, float], half: float) -> None:
+    same = start[0] == end[0]  # a plan-only parent in the same stage: round the side
+    a, b = (start[0] + half, start[1]), (end[0] + (half if same else -half), end[1])
+    bend = f"arc3,rad={-0.4 if same else 0}"
     axis.add_patch(
         FancyArrowPatch(a, b, arrowstyle="-|>", mutation_scale=9, connectionstyle=bend, color="0.35", lw=1, zorder=2)
     )
@@ -320,6 +316,7 @@ def histogram(
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
     axis.set_xlabel(label)
+    axis.xaxis.set_major_locator(MaxNLocator(9, integer=whole))
     axis.set_ylabel("traces")
     figure.suptitle(title, x=0.01, ha="left")
     _caption(figure, caption or f"n = {len(values):,}; median {np.median(values):.3g}, mean {values.mean():.3g}.")

@@ -24,6 +24,7 @@ from sprint_lib.plots import name
 from sprint_lib.trajectory import parse
 
 if TYPE_CHECKING:
+    from sprint_lib.curation import Annotated, Packed
     from sprint_lib.store import Workspace
 
 Runs = Mapping[str, Sequence[Attempt]]
@@ -189,6 +190,74 @@ def _bar_name(call: Call, *, answer: bool) -> str:
     if call.role == "planner":
         return "answer" if answer else f"plan {call.stage}"
     return "one long trace"
+
+
+def packing(packed: Packed, count: accounting.Count) -> pd.DataFrame:
+    """Pieces of `plots.packing`: a trace's steps in one line, and the stages that they became.
+
+    Both sides are counted with the tags and texts that a model writes.
+    """
+    annotated, packing_ = packed.annotated, packed.packing
+    lines, rows, at = annotated.lines, [], 0
+    for number, step in enumerate(annotated.steps, 1):
+        for kind, numbers in (("plan", step.plan), ("execution", step.execution), ("execution", step.comment)):
+            end = at + count("".join(lines[n - 1] for n in numbers))
+            rows.append(_piece("before", 0, at, end, number, "final" if step.final else kind, 0))
+            at = end
+    calls = accounting.calls_of(packing_.trajectory, count, tags=True)
+    begins = _token_starts(calls)
+    for call in calls:
+        start, end = begins[call.id], begins[call.id] + call.completion_tokens
+        if call.role == "executor":
+            rows.append(_piece("after", call.index, start, end, _step_of(packed, call), "execution", call.stage))
+            continue
+        cuts = {c.index: c.waits[0].tokens for c in calls if c.role == "executor" and c.waits[0].call == call.id}
+        executors = {c.index: c for c in calls if c.role == "executor" and c.stage == call.stage}
+        if not cuts:
+            kind, number = (
+                ("final", len(annotated.steps)) if call.stage > len(packing_.trajectory.stages) else ("plan", 0)
+            )
+            rows.append(_piece("after", 0, start, end, number, kind, call.stage))
+        at = start
+        for index, cut in sorted(cuts.items()):
+            until = end if index == max(cuts) else start + (cut or 0)
+            rows.append(_piece("after", 0, at, until, _step_of(packed, executors[index]), "plan", call.stage))
+            at = until
+    frame = pd.DataFrame(rows)
+    return frame[frame["end"] > frame["start"]].reset_index(drop=True)
+
+
+def _piece(side: str, lane: int, start: int, end: int, step: int, kind: str, stage: int) -> dict[str, Any]:
+    return {"side": side, "lane": lane, "start": start, "end": end, "step": step, "kind": kind, "stage": stage}
+
+
+def _step_of(packed: Packed, call: Call) -> int:
+    """The step whose execution an executor's call is: the index-th of its stage that has one."""
+    steps, done = packed.annotated.steps, packed.packing
+    executing = [
+        number
+        for number, stage in sorted(done.stage_of.items())
+        if stage == call.stage and steps[number - 1].execution and number not in done.folded
+    ]
+    return executing[call.index - 1]
+
+
+def dag(annotated: Annotated, stage_of: Mapping[int, int]) -> pd.DataFrame:
+    """Nodes of `plots.dag`: a row a step, stage by stage, the final one in a band of its own at the end."""
+    parents = annotated.parents or {}
+    rows = [
+        {
+            "step": number,
+            "label": step.prompt.strip() or step.description,
+            "band": f"stage {stage_of[number]}" if number in stage_of else "answer",
+            "executes": bool(step.execution) and not step.final,
+            "parents": " ".join(map(str, parents.get(number, ()))),
+        }
+        for number, step in sorted(
+            enumerate(annotated.steps, 1), key=lambda s: (stage_of.get(s[0], len(stage_of) + 1), s[0])
+        )
+    ]
+    return pd.DataFrame(rows)
 
 
 def stage_reach(attempts: Sequence[Attempt], groups: Mapping[str, str]) -> pd.DataFrame:
