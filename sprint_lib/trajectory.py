@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 DEFECTS: dict[str, str] = {
     "bare_tag": "a tag without its number",
@@ -163,8 +163,7 @@ _NUMBERS = re.compile(r"_([1-9][0-9]{0,5})(?:\.([1-9][0-9]{0,5}))?")
 _COUNT = {"Plan": 1, "Execution": 1, "Final_answer": 0, "prompt": 2, "execution": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class _Tag:
+class _Tag(NamedTuple):
     name: str
     closes: bool
     numbers: tuple[int, ...]  # () if the tag has none
