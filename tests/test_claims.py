@@ -65,6 +65,7 @@ def interval(low: float, high: float) -> Estimate:
         (DIRECTION, interval(-1, 9), "underpowered", "not to be told from no effect"),
         (DIRECTION, interval(-9, -1), "different", "below no effect (0), against the paper"),
         (replace(DIRECTION, direction=-1), interval(-9, -1), "reproduced", "as the paper says"),
+        (DIRECTION, certain(0.0, 9), "different", "no effect at all"),
         # settings, yes and no
         (replace(NUMBER, margin=0.0), certain(50.0, 7), "reproduced", "equal to the paper's 50"),
         (replace(NUMBER, margin=0.0), certain(49.0, 7), "different", "below the paper's 50"),

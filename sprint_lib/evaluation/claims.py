@@ -11,7 +11,8 @@ own 95 % sampling error, for reductions 10 percentage points, for other numbers 
 yes/no nothing. `none` is the value that means no effect; differences and reductions have one.
 
 - **not run**: there is no estimate.
-- **different**: this run's 95 % interval lies outside paper value ± margin; or it excludes no effect on the other side.
+- **different**: this run's 95 % interval lies outside paper value ± margin; or it excludes no effect on the other side;
+  or it is no effect without any spread.
 - **underpowered**: the interval reaches into paper value ± margin, but also holds no effect; or, where there is no such
   value, it is more than twice as wide as the margin's band; or there is no interval.
 - **reproduced**: it reaches into paper value ± margin and excludes no effect on the paper's side (where there is such a
@@ -84,6 +85,8 @@ def verdict(claim: Claim, estimate: Estimate | None) -> tuple[str, str]:
         return "not run", f"needs {SETTINGS[claim.setting]}"
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return "underpowered", f"no interval from n = {estimate.n}"
+    if estimate.low == estimate.high == claim.none:
+        return "different", f"no effect at all ({_text(claim.none)} on every problem)"
     if claim.paper is None:
         return _directed(claim, estimate)
     near = estimate.low <= claim.paper + claim.margin and estimate.high >= claim.paper - claim.margin
