@@ -307,7 +307,7 @@ def _literals(path: Path, source: str) -> dict[str, Any]:
         name, value = _assignment(statement)
         if name is None or value is None:
             raise ParamsError(
-                f"{path}: parameters cell, line {statement.lineno}: only 'name = literal' may stand there"
+                f"{path}: parameters cell, line {statement.lineno}: only 'name = literal' may stand here"
             )
         if name in values:
             raise ParamsError(f"{path}: parameters cell, line {statement.lineno}: '{name}' is set twice")

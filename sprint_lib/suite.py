@@ -295,8 +295,11 @@ class _CellWatch:
 def _execute(step: Step, workspace: store.Workspace, run_id: str, temporary: Path, watch: _CellWatch) -> None:
     """Execute with papermill, in a kernel of this environment, whatever kernels the machine has."""
     import papermill
+    import zmq
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
+    encryption = "auto" if zmq.has("curve") else "disabled"
     folder = step.notebook.path.parent
     with _kernel(workspace, run_id):
         try:
@@ -310,6 +313,7 @@ def _execute(step: Step, workspace: store.Workspace, run_id: str, temporary: Pat
                 start_timeout=_START_SECONDS,
                 cwd=str(folder),
                 on_cell_start=watch,
+                config=Config(KernelManager=Config(transport_encryption=encryption)),
             )
         except PapermillExecutionError as error:
             lines = _ANSI.sub("", "\n".join(error.traceback)).splitlines()
@@ -367,10 +371,16 @@ def _kernel(workspace: store.Workspace, run_id: str) -> Iterator[None]:
         "PYTHONHASHSEED": "0",
         "IPYTHONDIR": str(private / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "MPLCONFIGDIR": str(private / "matplotlib"),
+        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR") or str(workspace.root.parent / ".matplotlib"),
     }
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": command, "display_name": "sprint", "language": "python", "env": environment}
+    spec = {
+        "argv": command,
+        "display_name": "sprint",
+        "language": "python",
+        "env": environment,
+        "metadata": {"supported_encryption": ["curve"]},
+    }
     store.write_json(private / "jupyter" / "kernels" / KERNEL / "kernel.json", spec)
     own = {
         "JUPYTER_PATH": str(private / "jupyter"),

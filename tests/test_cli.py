@@ -1,0 +1,280 @@
+"""The command `sprint`: what it prints for people and for other programs, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import repository
+
+from sprint_lib import doctor, store
+from sprint_lib.calls import Attempt, Call, Wait
+from sprint_lib.cli import main
+
+TRAJECTORY = """Numbers: 2 3 4 17
+Target: 85
+<Plan_1>
+<prompt_1.1> 2 + 3</prompt_1.1>
+<prompt_1.2> 3 - 2</prompt_1.2>
+</Plan_1>
+<Execution_1>
+<execution_1.1>
+None
+</execution_1.1>
+<execution_1.2>
+Solved 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85
+</execution_1.2>
+</Execution_1>
+<Final_answer>
+Answer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85
+</Final_answer>
+"""
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """A tokenizer to which every character is a token."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def attempts(tmp_path: Path) -> Path:
+    """A record log of two attempts: a plan of 10 tokens, executors of 30 and 20 that start at its 4th and 8th."""
+    calls = (
+        Call("plan", "planner", 1, completion_tokens=10),
+        Call("one", "executor", 1, 1, (Wait("plan", 4),), completion_tokens=30),
+        Call("two", "executor", 1, 2, (Wait("plan", 8),), completion_tokens=20),
+    )
+    path = tmp_path / "texts" / "sprint.jsonl"
+    with store.RecordLog(path, "key") as log:
+        for problem in ("first", "second"):
+            attempt = Attempt(problem, "sprint", "ok", True, "1", TRAJECTORY, calls)
+            log.append(problem, {"attempt": attempt.to_json()})
+    return path
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main(arguments) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+# --- parse and tokens -----------------------------------------------------------------
+
+
+def test_parse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text(TRAJECTORY.replace("</Plan_1>", "<Plan_1>"))
+    (found,) = answer(capsys, "parse", str(path), "--json")
+    assert found["file"] == str(path)
+    assert [prompt["prompt"] for prompt in found["stages"][0]["plan"] if "prompt" in prompt] == [" 2 + 3", " 3 - 2"]
+    assert found["final"].startswith("Answer 3 - 2")
+    assert found["defects"]
+    assert main(["parse", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "stage 1: 2 prompts, 2 executions" in said
+    assert f"defect at character {found['defects'][0]['at']}: {found['defects'][0]['kind']}" in said
+
+
+def test_parse_folder(attempts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (attempts.parent / "broken.txt").write_text("<execution_")
+    found = answer(capsys, "parse", str(attempts.parent), "--json")
+    assert [one["record"] for one in found] == ["", "first", "second"]
+    main(["parse", str(attempts.parent)])
+    assert f"{attempts}: 2 texts, 2 stages, defects: none" in capsys.readouterr().out
+
+
+def test_tokens_of_recorded_calls(attempts: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "tokens", str(attempts), "--tokenizer", str(tokenizer), "--json")
+    assert [one["sequential"] for one in found] == [34, 34]
+    assert (found[0]["serial"], found[0]["total"], found[0]["recorded"]) == (40, 60, True)
+
+
+def test_tokens_of_texts(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "two.jsonl"
+    path.write_text(json.dumps({"id": "x", "text": TRAJECTORY}) + "\n" + json.dumps({"text": "no tags"}) + "\n")
+    marked, plain = answer(capsys, "tokens", str(path), "--tokenizer", str(tokenizer), "--json")
+    # By character: the prompts and the line breaks behind them, the longer execution, the answer.
+    first, second = " 2 + 3", " 3 - 2"
+    done = "Solved 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n"
+    end = "Answer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n"
+    assert marked["sequential"] == len(first) + 1 + len(second) + len(done) + len(end)
+    assert marked["total"] == len(first) + 1 + len(second) + 1 + len("None\n") + len(done) + len(end)
+    assert (plain["sequential"], plain["total"], plain["stages"]) == (7, 7, 0)
+    assert main(["tokens", str(path), "--tokenizer", str(tokenizer)]) == 0
+    assert "means over the texts of a file" in capsys.readouterr().out
+    (tagged, _) = answer(capsys, "tokens", str(path), "--tokenizer", str(tokenizer), "--tags", "--json")
+    assert tagged["total"] > marked["total"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", "{not json}\n", "a.jsonl:1: not JSON"),
+        ("a.jsonl", '{"text": "x"}\n[]\n', "a.jsonl:2: a record without a 'text'"),
+        ("a.jsonl", '{"text": "x", "calls": [{"nonsense": 1}]}\n', "a.jsonl:1: a damaged attempt"),
+        ("missing.txt", None, "missing.txt: No such file"),
+        ("", None, "no .txt or .jsonl file in this folder"),
+    ],
+)
+def test_texts_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert said in refusal(capsys, "parse", str(tmp_path / name))
+
+
+def test_tokenizer_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+    assert "no shipped model 'none-such'" in refusal(capsys, "tokens", str(path), "--tokenizer", "none-such")
+    assert "not a tokenizer" in refusal(capsys, "tokens", str(path), "--tokenizer", str(tmp_path))
+
+
+# --- solve ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untrained model: what it writes is noise, which is what the command must withstand."""
+    import torch
+
+    from sprint_lib.training.base import BaseConfig, build_model, build_tokenizer
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = build_tokenizer()
+    config = BaseConfig(hidden=16, layers=1, heads=2, kv_heads=1, ffn=16, context=512)
+    build_model(config, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["sprint", "sequential"])
+def test_solve(model: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    problem = ["solve", "3 4 5 7 -> 24", "--model", str(model), "--method", method]
+    found = answer(capsys, *problem, "--json")
+    assert found["attempt"]["method"] == method
+    assert found["attempt"]["correct"] is False
+    assert found["tokens"]["total"] == sum(call["completion_tokens"] for call in found["attempt"]["calls"])
+    assert main(problem) == 0
+    said = capsys.readouterr().out
+    assert "not correct" in said
+    assert f"total {found['tokens']['total']:,}" in said
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        ("3 -> 24", "not a problem"),
+        ("3 4 5 7", "not a problem"),
+        ("1 2 3 4 5 -> 9", "not a problem"),
+        ("3 4 5 700 -> 24", "from 1 to 100"),
+        ("__import__('os')", "not a problem"),
+    ],
+)
+def test_solve_refuses(capsys: pytest.CaptureFixture[str], problem: str, said: str) -> None:
+    assert said in refusal(capsys, "solve", problem)
+
+
+def test_solve_refuses_unknown_method_and_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no method 'magic'" in refusal(capsys, "solve", "3 4 -> 7", "--method", "magic")
+    assert "no shipped model 'none-such'" in refusal(capsys, "solve", "3 4 -> 7", "--model", "none-such")
+
+
+# --- the suite's commands -------------------------------------------------------------
+
+
+def test_status_is_light_and_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = repository.make(tmp_path)
+    heavy = "{'torch', 'transformers', 'pandas', 'matplotlib', 'papermill', 'nbformat', 'numpy'}"
+    code = f"import sys; from sprint_lib.cli import main; main(sys.argv[1:]); sys.exit({heavy} & set(sys.modules) or 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "status", "--profile", "quick"],
+        cwd=root,
+        env=repository.environment(root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["00_numbers", "not", "run", "<", "1", "min", "not", "run", "yet"]
+    assert done.stdout.splitlines()[-1] == "3 not run"
+
+
+def test_every_refusal_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository.make(tmp_path))
+    monkeypatch.delenv("SPRINT_OUTPUTS", raising=False)
+    repository.write_profile(tmp_path, "profile: quick\nnotebooks:\n  00_numbers: {m: 1}\n  01_sum: {}\n")
+    lines = refusal(capsys, "run", "--profile", "quick").splitlines()
+    assert lines[0].startswith(f"sprint: {tmp_path}/params/quick.yaml: no notebook '01_sum' in")
+    assert lines[1].endswith("00_numbers: unknown key 'm'")
+    assert "no profile 'laptop'" in refusal(capsys, "status")
+
+
+def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SPRINT_OUTPUTS", str(tmp_path))
+    assert "sprint run --profile laptop" in refusal(capsys, "claims")
+    rows = [
+        {"id": "a", "source": "Table 1", "paper": 64.2, "value": 61.5, "low": 60, "high": 63, "n": 500,
+         "verdict": "reproduced", "why": "inside"},
+        {"id": "b", "source": "Figure 5", "paper": 3, "value": None, "low": None, "high": None, "n": None,
+         "verdict": "not run", "why": "needs a GPU"},
+    ]  # fmt: skip
+    store.write_json(tmp_path / "laptop" / "claims.json", rows)
+    assert answer(capsys, "claims", "--json") == rows
+    assert main(["claims"]) == 0
+    said = capsys.readouterr().out
+    assert "61.5 [60, 63]" in said
+    assert "1 reproduced, 1 not run" in said
+
+
+def test_eval_refuses_unknown_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("{name: x, method: sequential, temprature: 1}")
+    said = refusal(capsys, "eval", str(spec))
+    assert "spec.yaml" in said
+    assert "temprature" in said
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "_torch", lambda: iter([doctor.Finding("torch", "ok", "not asked here")]))
+    monkeypatch.setenv("SPRINT_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(doctor.RELEASED_VARIABLE, str(tmp_path))
+    findings = {finding.name: finding for finding in doctor.examine()}
+    assert findings["python"].state == "ok"
+    assert findings["outputs"].detail == str(tmp_path)
+    assert (findings["git"].state, findings["chromium"].state) == ("optional", "optional")
+    assert "no logs/ in it" in findings["released logs"].detail
+    assert all(finding.remedy for finding in findings.values() if finding.state != "ok")
+    doctor.show(list(findings.values()))
+    assert "→ install git" in capsys.readouterr().out
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    for command in ("run", "status", "doctor", "parse", "tokens", "solve", "train", "eval", "claims"):
+        assert f"    {command} " in said

@@ -1,0 +1,403 @@
+"""The runner on three tiny notebooks: order, skipping, failures, refusals, and kill -9 at random moments."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import repository
+
+from sprint_lib import params, progress, report, store, suite
+
+NAMES = ["00_numbers", "01_sums", "10_end"]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository in which cells are executed in this process: what surrounds the kernel is under test."""
+    monkeypatch.setattr(suite, "_execute", _in_process)
+    monkeypatch.delenv("SPRINT_OUTPUTS", raising=False)
+    monkeypatch.chdir(repository.make(tmp_path))
+    return tmp_path
+
+
+def _in_process(step: params.Step, workspace: store.Workspace, run_id: str, temporary: Path, watch: Any) -> None:
+    content = json.loads(step.notebook.path.read_text())
+    content["metadata"]["papermill"] = {}
+    temporary.write_text(json.dumps(content))
+    names: dict[str, Any] = {}
+    for index, (kind, source) in enumerate(step.notebook.cells):
+        watch(cell={"cell_type": kind}, cell_index=index)
+        try:
+            exec(source if kind == "code" else "", names)
+        except Exception as error:
+            raise suite.NotebookFailed(step.name, repr(error), f"In [{index}]", ["last line"]) from error
+        if index == step.notebook.parameters_cell:
+            names |= step.parameters
+
+
+def run(**options: Any) -> tuple[int, str]:
+    stream = io.StringIO()
+    status = suite.run("quick", stream=stream, **options)
+    return status, stream.getvalue()
+
+
+def states() -> dict[str, str]:
+    return {row["notebook"]: row["state"] for row in suite.status("quick")["notebooks"]}
+
+
+def why(name: str) -> list[str]:
+    return next(row["why"] for row in suite.status("quick")["notebooks"] if row["notebook"] == name)
+
+
+def edit(root: Path, name: str, old: str, new: str) -> None:
+    path = root / "notebooks" / f"{name}.ipynb"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+# --- order and skipping ---------------------------------------------------------------
+
+
+def test_order_then_nothing_to_do(root: Path) -> None:
+    assert states() == dict.fromkeys(NAMES, "not run")
+    status, said = run()
+    assert status == 0
+    assert re.findall(r"(\d\d_\w+) +done", said) == NAMES
+    manifest = json.loads((root / "outputs/quick/manifest.json").read_text())
+    entry = manifest["notebooks"]["01_sums"]
+    assert entry["fingerprint"]["parameters"] == {"profile": "quick", "scale": 1.0}
+    assert entry["outputs"] == {"tables/sums.csv": store.hash_path(root / "outputs/quick/tables/sums.csv")}
+    assert "sprint_lib/store.py" in entry["fingerprint"]["library"]
+    assert manifest["provenance"]["python"]
+    status, said = run()
+    assert status == 0
+    assert re.findall(r"(\d\d_\w+) +up to date", said) == NAMES
+    assert states() == dict.fromkeys(NAMES, "up to date")
+    assert json.loads((root / "outputs/quick/manifest.json").read_text()) == manifest
+
+
+def test_changed_parameter_runs_what_depends_on_it(root: Path) -> None:
+    run()
+    repository.write_profile(
+        root, "profile: quick\nnotebooks:\n  00_numbers: {}\n  01_sums: {scale: 2}\n  10_end: {}\n"
+    )
+    assert states() == {"00_numbers": "up to date", "01_sums": "stale", "10_end": "stale"}
+    assert why("01_sums") == ["parameter scale: 1.0 → 2.0"]
+    _, said = run(dry_run=True)
+    assert "2 of 3 notebooks would run" in said
+    assert "01_sums runs first and writes tables/sums.csv" in said
+    _, said = run()
+    assert re.findall(r"(\d\d_\w+) +up to date", said) == ["00_numbers"]
+    assert states() == dict.fromkeys(NAMES, "up to date")
+
+
+def test_equal_outputs_stop_a_change(root: Path) -> None:
+    run()
+    edit(root, "00_numbers", "'records'", "'of them'")
+    assert states() == {"00_numbers": "stale", "01_sums": "stale", "10_end": "stale"}
+    _, said = run()
+    assert re.findall(r"(\d\d_\w+) +done", said) == ["00_numbers"]
+    assert re.findall(r"(\d\d_\w+) +up to date", said) == ["01_sums", "10_end"]
+
+
+def test_reasons_to_run(root: Path) -> None:
+    run()
+    edit(root, "00_numbers", "'records'", "'of them'")
+    assert why("00_numbers") == ["its cells changed"]
+    outputs = root / "outputs/quick"
+    (outputs / "tables/sums.csv").write_text("tampered")
+    assert why("01_sums")[0] == "tables/sums.csv was changed"
+    assert why("10_end") == ["tables/sums.csv changed", "01_sums runs first and writes tables/sums.csv"]
+    (outputs / "notebooks/10_end.ipynb").unlink()
+    (outputs / "tables/final.csv").unlink()
+    assert {"tables/final.csv is missing", "its executed copy is missing"} <= set(why("10_end"))
+    assert run()[0] == 0
+    assert states() == dict.fromkeys(NAMES, "up to date")
+
+
+def test_only_a_module_that_is_reached_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = suite.fingerprint(suite.load("quick")[0][0], store.Workspace("quick"))["library"]
+    assert set(reached) == {"sprint_lib/__init__.py", "sprint_lib/store.py"}
+    before = {"cells": "a", "parameters": {}, "library": {"sprint_lib/store.py": "1"}, "inputs": {}}
+    after = {**before, "library": {"sprint_lib/store.py": "2"}, "parameters": {"n": 3}}
+    assert suite.differences(before, after) == ["parameter n: None → 3", "sprint_lib/store.py changed"]
+
+
+def test_only_from_and_force(root: Path) -> None:
+    assert "01_sums" not in run(only=["00"])[1]
+    assert re.findall(r"(\d\d_\w+) +done", run(start="01")[1]) == ["01_sums", "10_end"]
+    assert re.findall(r"(\d\d_\w+) +done", run(only=["10", "00"], force=True)[1]) == ["00_numbers", "10_end"]
+
+
+def test_dry_run_writes_nothing(root: Path) -> None:
+    status, said = run(dry_run=True)
+    assert status == 0
+    assert "3 of 3 notebooks would run, about 2 min" in said
+    assert not (root / "outputs").exists()
+
+
+# --- refusals and failures ------------------------------------------------------------
+
+
+def test_missing_input_is_refused_before_anything_runs(root: Path) -> None:
+    with pytest.raises(suite.SuiteError, match=r"10_end: reads tables/sums.csv, .*; run 01_sums first"):
+        run(start="10")
+    assert not (root / "outputs").exists()
+
+
+def test_unknown_profile_and_outside_a_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(suite.SuiteError, match=r"no profile 'quik' \(did you mean 'quick'\?\); there are: quick"):
+        suite.run("quik")
+    monkeypatch.chdir("/")
+    with pytest.raises(suite.SuiteError, match="not inside the repository"):
+        suite.run("quick")
+
+
+def test_damaged_manifest_is_named(root: Path) -> None:
+    run()
+    store.write_text(root / "outputs/quick/manifest.json", "{")
+    with pytest.raises(suite.SuiteError, match=r"manifest.json: damaged .*delete it"):
+        run()
+
+
+def test_failure_is_shown_kept_and_gone_on_from(root: Path) -> None:
+    edit(root, "01_sums", "scale * sum", "scale / 0 + sum")
+    status, said = run()
+    assert status == 1
+    assert re.search(r"01_sums +FAILED", said)
+    assert "ZeroDivisionError" in said
+    assert "last line" in said
+    outputs = root / "outputs/quick"
+    assert (outputs / "notebooks/01_sums.failed.ipynb").exists()
+    assert not (outputs / "notebooks/01_sums.ipynb").exists()
+    assert states() == {"00_numbers": "up to date", "01_sums": "failed", "10_end": "not run"}
+    edit(root, "01_sums", "scale / 0 + sum", "scale * sum")
+    status, said = run()
+    assert status == 0
+    assert re.findall(r"(\d\d_\w+) +done", said) == ["01_sums", "10_end"]
+    assert not (outputs / "notebooks/01_sums.failed.ipynb").exists()
+    assert states() == dict.fromkeys(NAMES, "up to date")
+
+
+def test_undeclared_silence_is_a_failure(root: Path) -> None:
+    edit(root, "01_sums", 'sums.csv\\", text', 'other.csv\\", text')
+    status, said = run()
+    assert status == 1
+    assert "ended without writing tables/sums.csv" in said
+
+
+# --- the progress line ----------------------------------------------------------------
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal_rewrites_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = _Terminal()
+    with progress.Progress(stream, 2, 6) as line:
+        line.start(1, "00_one", 7, 90.0, 60.0)
+        line.cell(3)
+        line.say(1, "00_one", "done", "7 cells, 0:01")
+    shown = stream.getvalue().split("\r\x1b[K")
+    assert shown[-1] == "[ 1/2] 00_one  done       7 cells, 0:01\n"
+    assert any("cell  3 of 7" in text for text in shown)
+    assert all(len(text) < 60 for text in shown)
+
+
+def test_progress_elsewhere_is_plain_lines() -> None:
+    stream = io.StringIO()
+    with progress.Progress(stream, 2, 6) as line:
+        line.start(1, "00_one", 7, 90.0, 3600.0)
+        line.cell(3)
+        line.say(1, "00_one", "FAILED")
+    first, last = stream.getvalue().splitlines()
+    assert first.endswith("cell  0 of 7    0:00 elapsed, ~1:30 left, ~1:01:30 for all")
+    assert last == "[ 1/2] 00_one  FAILED"
+
+
+# --- with real kernels ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run, by the command, of somebody whose home folder is empty."""
+    root = repository.make(tmp_path_factory.mktemp("real"))
+    (root / "home").mkdir()
+    done = repository.sprint(root, "run", "--profile", "quick", home=root / "home")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"(\d\d_\w+) +done", done.stdout) == NAMES
+    assert done.stderr == ""
+    return root
+
+
+def tables(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (root / "outputs/quick/tables").iterdir()}
+
+
+def test_kernel_is_this_environment_and_home_stays_empty(real: Path) -> None:
+    assert list((real / "home").iterdir()) == []
+    text = (real / "outputs/quick/notebooks/00_numbers.ipynb").read_text()
+    content = json.loads(text)
+    assert content["metadata"]["papermill"]["parameters"]["profile"] == "quick"
+    assert content["cells"][-1]["outputs"][0]["text"] == ["4 records\n"]
+    assert str(real) not in text
+    assert tables(real)["final.csv"] == b"word,characters\nsum,52\n"
+
+
+def test_report_stands_alone(real: Path) -> None:
+    folder = real / "outputs/quick/report"
+    front = (folder / "index.html").read_text()
+    assert "14.0 <small>[0,&nbsp;99]</small>" in front
+    for page in [folder / "index.html", *sorted((folder / "notebooks").iterdir())]:
+        text = page.read_text()
+        assert not re.search(r"(src|href)=.?(https?:)?//|<script", text)
+        for link in re.findall(r'(?:href|src)="([^"#]+)"', text):
+            assert (page.parent / link).exists(), link
+    assert "<math" in (folder / "notebooks/00_numbers.html").read_text()
+    stamp = (folder / "index.html").stat().st_mtime_ns
+    done = repository.sprint(real, "run", "--profile", "quick")
+    assert done.returncode == 0
+    assert (folder / "index.html").stat().st_mtime_ns == stamp
+
+
+def test_failing_kernel(tmp_path: Path) -> None:
+    root = repository.make(tmp_path)
+    edit(root, "00_numbers", "import time", "import time, os\\nos.close(9999)")
+    done = repository.sprint(root, "run", "--profile", "quick", "--only", "00")
+    assert done.returncode == 1
+    assert "00_numbers, In [3]: OSError: [Errno 9] Bad file descriptor" in done.stdout
+    assert "os.close(9999)" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert (root / "outputs/quick/notebooks/00_numbers.failed.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_dying_kernel(tmp_path: Path) -> None:
+    root = repository.make(tmp_path)
+    edit(root, "00_numbers", "import time", "import time, os\\nos._exit(3)")
+    done = repository.sprint(root, "run", "--profile", "quick", "--only", "00")
+    assert done.returncode == 1
+    assert "00_numbers: the kernel ended: Kernel died" in done.stdout
+    assert (root / "outputs/quick/notebooks/00_numbers.failed.ipynb").exists()
+
+
+def start(root: Path) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        repository.command("run", "--profile", "quick"),
+        cwd=root,
+        env=repository.environment(root),
+        stdout=pipe,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def slow_repository(root: Path) -> Path:
+    """As FLOW, but the first notebook takes 2 s for its records."""
+    profile = "profile: quick\nnotebooks:\n  00_numbers: {n: 4, seconds: 0.5}\n  01_sums: {}\n  10_end: {}\n"
+    return repository.make(root, profile)
+
+
+def records(root: Path) -> list[str]:
+    path = root / "outputs/quick/data/numbers.jsonl"
+    return list(store.read_log(path)) if path.exists() and path.stat().st_size else []
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kernels(root: Path) -> Iterator[int]:
+    """Processes that were started with an environment that names this repository's outputs."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if suite.RUN_VARIABLE.encode() in environment and str(root).encode() in environment:
+            yield int(folder.name)
+
+
+def test_one_run_at_a_time_and_kill(tmp_path: Path, real: Path) -> None:
+    root = slow_repository(tmp_path)
+    running = start(root)
+    try:
+        wait_for(lambda: len(records(root)) >= 1)
+        refused = repository.sprint(root, "run", "--profile", "quick")
+        assert refused.returncode == 2
+        assert f"another `sprint run` is at work here (process {running.pid})" in refused.stderr
+        found = json.loads(repository.sprint(root, "status", "--profile", "quick", "--json").stdout)
+        assert found["running"]["at"]["notebook"] == "00_numbers"
+        assert found["notebooks"][0]["state"] == "running"
+    finally:
+        running.kill()
+        running.communicate()
+    before = records(root)
+    done = repository.sprint(root, "run", "--profile", "quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert records(root) == ["0", "1", "2", "3"]
+    assert records(root)[: len(before)] == before
+    assert tables(root) == tables(real)
+    assert list(kernels(root)) == []
+
+
+def test_told_to_end_leaves_no_kernel(tmp_path: Path) -> None:
+    root = slow_repository(tmp_path)
+    running = start(root)
+    wait_for(lambda: len(records(root)) >= 1)
+    running.send_signal(signal.SIGTERM)
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "the same command goes on from there" in said
+    assert list(kernels(root)) == []
+
+
+def test_a_kernel_left_behind_is_ended_by_the_next_run(root: Path) -> None:
+    """What a kill leaves may go on writing; a process with the mark of the killed run stands for it."""
+    environment = {**os.environ, suite.RUN_VARIABLE: "killed"}
+    left = subprocess.Popen(["sleep", "60"], env=environment)
+    store.write_json(root / "outputs/quick/.run/owner.json", {"run": "killed", "pid": 1, "at": None})
+    assert run(only=["00"])[0] == 0
+    left.wait(timeout=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_random_moments(tmp_path: Path, real: Path, seed: int) -> None:
+    root, draw = slow_repository(tmp_path), random.Random(seed)
+    seen: list[str] = []
+    for _ in range(5):
+        running = start(root)
+        time.sleep(draw.uniform(0.3, 8.0))
+        running.kill()
+        running.communicate()
+        assert records(root)[: len(seen)] == seen
+        seen = records(root)
+    assert repository.sprint(root, "run", "--profile", "quick").returncode == 0
+    assert records(root) == ["0", "1", "2", "3"]
+    assert tables(root) == tables(real)
+
+
+def test_report_title_falls_back_to_the_name(tmp_path: Path) -> None:
+    repository.write_notebook(tmp_path / "01_x.ipynb", ('profile = "laptop"', "print(profile)"))
+    step = params.Step(params.read_notebook(tmp_path / "01_x.ipynb"), {})
+    assert report._title(step) == "01_x"
