@@ -1,4 +1,4 @@
-"""What every test runs under: one thread, fixed seeds, no network, no window."""
+"""What every test runs under: one thread, fixed seeds, no network."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import os
 import random
 import sys
 
-# Before anything imports torch, transformers or matplotlib.
+# Before anything imports torch or transformers.
 os.environ.update(
     OMP_NUM_THREADS="1",
     MKL_NUM_THREADS="1",
     OPENBLAS_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_OFFLINE="1",
-    MPLBACKEND="Agg",
 )
 
 import hypothesis

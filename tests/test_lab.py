@@ -48,10 +48,12 @@ def lab(project: Path) -> Iterator[Callable[[str | Path], str]]:
     home = project / "jupyter"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={project}"]
-    command += [f"--IdentityProvider.token={token}", "--LabApp.news_url=None"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += [f"--IdentityProvider.token={token}"]
     env = {**os.environ, "JUPYTER_CONFIG_DIR": f"{home}/config", "JUPYTER_DATA_DIR": f"{home}/data"}
     env |= {"JUPYTER_RUNTIME_DIR": f"{home}/runtime", "IPYTHONDIR": f"{home}/ipython"}
+    settings = home / "config/labconfig/page_config.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}))
     log = project / "jupyterlab.log"
     with log.open("wb") as out:
         server = subprocess.Popen(command, cwd=project, env=env, stdout=out, stderr=subprocess.STDOUT)
@@ -120,7 +122,7 @@ def test_notebook_00_runs_from_top_to_end_in_jupyterlab(
     finally:
         for panel in _shown(browser, f"{PANEL} .jp-WindowedPanel-outer"):
             browser.execute_script("arguments[0].scrollTop = 0", panel)
-        time.sleep(1)
+        time.sleep(3)  # cells are drawn as they come into view
         picture = ROOT / "outputs/lab" / f"{NOTEBOOK.stem}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
         browser.save_screenshot(str(picture))
