@@ -113,6 +113,7 @@ def test_every_import_is_declared() -> None:
     declared = {canonicalize_name(r.name) for r in _asked_for()}
     runtime = {canonicalize_name(Requirement(r).name) for r in _project()["dependencies"]}
     distributions = packages_distributions()
+    own = {"sprint_lib", "tests", *(Path(name).stem for name in _tracked("tests/*.py"))}
     undeclared = []
     sources = {name: (ROOT / name).read_text() for name in _tracked("sprint_lib/*.py", "tests/*.py")}
     for name in _tracked("notebooks/*.ipynb"):
@@ -120,7 +121,7 @@ def test_every_import_is_declared() -> None:
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         sources[name] = "\n".join(re.sub(r"^\s*[%!].*$", "", text, flags=re.M) for text in code)
     for name, source in sources.items():
-        for module in _imports(source) - set(sys.stdlib_module_names) - {"sprint_lib", "tests"}:
+        for module in _imports(source) - set(sys.stdlib_module_names) - own:
             known = declared if name.startswith("tests/") else runtime
             owners = {canonicalize_name(d) for d in distributions.get(module, [module])}
             if not owners & known:
