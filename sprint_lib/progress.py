@@ -84,14 +84,20 @@ class Progress:
     def _show(self) -> None:
         assert self._name is not None
         elapsed = time.monotonic() - self._started
-        left = max(0.0, self._estimate - elapsed)
-        text = f"{self._head(self._index, self._name)}running    cell {self._cell:>2} of {self._cells:<2}"
-        text += f"  {duration(elapsed):>5} elapsed, ~{duration(left)} left, ~{duration(left + self._later)} for all"
+        state = f"running    cell {self._cell}/{self._cells}" if self._cell else "starting"
+        text = f"{self._head(self._index, self._name)}{state:<22}  {duration(elapsed):>5}{self._remaining(elapsed)}"
         if self._live:
             columns = shutil.get_terminal_size().columns
             self._write(f"\r\x1b[K{text[: columns - 1]}")
         else:
             self._write(text + "\n")
+
+    def _remaining(self, elapsed: float) -> str:
+        if not self._estimate:
+            return ""
+        left = self._estimate - elapsed
+        here = f"~{duration(left)} left" if left > 0 else "longer than estimated"
+        return f", {here}" + (f" (all: ~{duration(max(0.0, left) + self._later)})" if self._later else "")
 
     def _head(self, index: int, name: str) -> str:
         return f"[{index:>2}/{self._total}] {name:<{self._width}}  "

@@ -22,7 +22,7 @@ _MOST_ROWS = 30  # of a table on the front page; the CSV has them all
 _FIGURES = (".svg", ".png")
 # No scripts and nothing from elsewhere, whatever a notebook's output holds.
 _POLICY = "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'"
-_VERDICTS = {"reproduced": "good", "different": "bad", "underpowered": "open"}
+_VERDICTS = {"reproduced": "good", "different": "bad", "underpowered": "open", "not run": "none"}
 
 Manifest = Mapping[str, Any]
 
@@ -102,7 +102,8 @@ def _header(profile: str, manifest: Manifest, claims: Sequence[Mapping[str, Any]
         _escape(f"{made['processor']}, {made['cores']} cores") if made.get("processor") else "",
     ]
     counts = Counter(row["verdict"] for row in claims)
-    pills = " ".join(f"{_pill(verdict)}&nbsp;{count}" for verdict, count in counts.most_common())
+    ordered = [*_VERDICTS, *sorted(set(counts) - set(_VERDICTS))]
+    pills = " ".join(f"{_pill(verdict)}&nbsp;{counts[verdict]}" for verdict in ordered if counts[verdict])
     return (
         "<header><h1>SPRINT, replicated</h1><p class=lead>Interleaved planning and parallelised execution in "
         "reasoning models, from traces to every table and figure, with models trained on this machine.</p>"
@@ -116,7 +117,7 @@ def _claims(rows: Sequence[Mapping[str, Any]]) -> str:
     others = [row for row in rows if row["value"] is None]
     text = _claim_table(tested) if tested else "<p>None of the papers' claims was tested in this run.</p>"
     if others:
-        text += f"<details><summary>{len(others)} claims not tested here</summary>{_claim_table(others)}</details>"
+        text += f"<details><summary>claims not tested here: {len(others)}</summary>{_claim_table(others)}</details>"
     link = '<p class=note><a href="claims.json">claims.json</a></p>'
     return f"<section id=claims><h2>The papers against this run</h2>{text}{link}</section>"
 
@@ -127,7 +128,7 @@ def _claim_table(rows: Sequence[Mapping[str, Any]]) -> str:
         here = _estimate(*(_number(row[key]) for key in ("value", "low", "high")))
         what = f"<b>{_escape(row['id'])}</b><br><small>{_escape(row['source'])}</small>"
         cells = [what, _escape(_number(row["paper"])), here, _escape(_number(row["n"])), _pill(row["verdict"])]
-        lines.append([*cells, f"<small>{_escape(row.get('why') or '')}</small>"])
+        lines.append([*cells, f"<small class=why>{_escape(row.get('why') or '')}</small>"])
     return _table(["Claim", "Paper", "This run", "n", "Verdict", "Why"], lines)
 
 
@@ -351,11 +352,14 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .4rem 1rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 small { color: var(--soft); font-size: .85em; }
+.why { display: block; min-width: 15rem; }
 details summary { cursor: pointer; color: var(--link); }
 .pill { display: inline-block; padding: .05em .7em; border-radius: 1em; font-size: .82rem; white-space: nowrap; }
 .good { background: #dff3e4; color: #14612e; } .bad { background: #fbe3e1; color: #8f1d14; }
 .open { background: #fdf1d3; color: #6f4e00; } .none { background: #e9edf1; color: #4b5563; }
-.notebook .cell { margin: 0 0 1rem; }
+.notebook { padding-top: 1rem; } .notebook .cell { margin: 0 0 1rem; }
+.notebook table { border: 0; } .notebook .output table { white-space: nowrap; }
+.notebook th, .notebook td { padding: .3rem 1rem .3rem 0; border: 0; border-bottom: 1px solid var(--line); }
 .notebook img, .notebook svg { max-width: 100%; height: auto; }
 .notebook pre { margin: 0; padding: .7rem .9rem; overflow-x: auto; font: 13px/1.5 ui-monospace, "SFMono-Regular",
   Menlo, Consolas, "Liberation Mono", monospace; }

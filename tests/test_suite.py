@@ -207,7 +207,7 @@ class _Terminal(io.StringIO):
 
 
 def test_progress_on_a_terminal_rewrites_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "50")
     stream = _Terminal()
     with progress.Progress(stream, 2, 6) as line:
         line.start(1, "00_one", 7, 90.0, 60.0)
@@ -215,19 +215,26 @@ def test_progress_on_a_terminal_rewrites_its_line(monkeypatch: pytest.MonkeyPatc
         line.say(1, "00_one", "done", "7 cells, 0:01")
     shown = stream.getvalue().split("\r\x1b[K")
     assert shown[-1] == "[ 1/2] 00_one  done       7 cells, 0:01\n"
-    assert any("cell  3 of 7" in text for text in shown)
-    assert all(len(text) < 60 for text in shown)
+    assert any("running    cell 3/7" in text for text in shown)
+    assert all(len(text) < 50 for text in shown)
 
 
 def test_progress_elsewhere_is_plain_lines() -> None:
     stream = io.StringIO()
     with progress.Progress(stream, 2, 6) as line:
         line.start(1, "00_one", 7, 90.0, 3600.0)
-        line.cell(3)
         line.say(1, "00_one", "FAILED")
     first, last = stream.getvalue().splitlines()
-    assert first.endswith("cell  0 of 7    0:00 elapsed, ~1:30 left, ~1:01:30 for all")
+    assert first == "[ 1/2] 00_one  starting                 0:00, ~1:30 left (all: ~1:01:30)"
     assert last == "[ 1/2] 00_one  FAILED"
+
+
+def test_progress_admits_that_it_takes_longer() -> None:
+    stream = _Terminal()
+    with progress.Progress(stream, 1, 6) as line:
+        line.start(1, "00_one", 7, 1e-9, 0.0)
+        line.cell(2)
+    assert stream.getvalue().endswith("running    cell 2/7      0:00, longer than estimated\n")
 
 
 # --- with real kernels ----------------------------------------------------------------
