@@ -6,7 +6,7 @@ import re
 
 LONG_LINE = 200  # characters; a longer line is cut at the ends of its sentences
 
-_LINE = re.compile(r"[^\n]*\n\s*|[^\n]+")  # blank lines belong to the line before them
+_LINE = re.compile(r"[^\n]*\n(?:[ \t]*\n)*|[^\n]+")  # blank lines belong to the line before them
 _SENTENCE = re.compile(r".*?[.!?][)\"'”’]*\s+|.+", re.DOTALL)
 
 

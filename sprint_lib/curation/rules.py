@@ -7,6 +7,7 @@ of what it leaves is the execution. First moves do not need each other; the answ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from sprint_lib.curation.steps import AnnotationError, Step
 
@@ -23,33 +24,26 @@ class CountdownAnnotator:
 
     async def steps(self, question: str, lines: Sequence[str]) -> list[Step]:
         starts = [n for n, line in enumerate(lines, 1) if line.startswith((_TRY, _ANSWER))]
-        if not starts or starts[0] != 1:
+        if not starts or starts[0] != 1 or not lines[0].startswith(_TRY):
             raise AnnotationError("does not begin with a first move")
-        if not lines[starts[-1] - 1].startswith(_ANSWER) or starts[-1] != len(lines):
-            raise AnnotationError("does not end with its answer")
-        ends = [*(n - 1 for n in starts[1:]), len(lines)]
-        steps = [self._step(lines, start, end) for start, end in zip(starts, ends, strict=True)]
-        prompts = [step.prompt for step in steps]
-        repeated = next((p for i, p in enumerate(prompts) if p in prompts[:i]), None)
-        if repeated is not None:
+        answers = [n for n in starts if lines[n - 1].startswith(_ANSWER)]
+        if answers != [len(lines)]:
+            raise AnnotationError("does not end with its answer" if not answers else "goes on after its answer")
+        steps = [self._step(lines, start, end) for start, end in pairwise(starts)]
+        if len({step.prompt for step in steps}) < len(steps):
             raise AnnotationError("tries a first move again")
-        return steps
+        return [*steps, Step("give the answer", plan=(len(lines),), final=True)]
 
     def _step(self, lines: Sequence[str], start: int, end: int) -> Step:
-        first = lines[start - 1]
-        if first.startswith(_ANSWER):
-            if end > start or end < len(lines):
-                raise AnnotationError("goes on after its answer")
-            return Step("give the answer", plan=(start,), final=True)
-        move = first.removeprefix("Try").rstrip()
-        return Step(f"try{move}", plan=(start,), prompt=move, execution=tuple(range(start + 1, end + 1)))
+        move = lines[start - 1].removeprefix("Try").rstrip()
+        return Step(f"try{move}", plan=(start,), prompt=move, execution=tuple(range(start + 1, end)))
 
     async def dependencies(self, question: str, lines: Sequence[str], steps: Sequence[Step]) -> dict[int, list[int]]:
-        answer = lines[steps[-1].plan[0] - 1].removeprefix(_ANSWER)
+        answer = lines[steps[-1].plan[0] - 1].removeprefix(_ANSWER).strip()
         hits = [
             number
             for number, step in enumerate(steps, 1)
-            if any(lines[line - 1] == f"{_SOLVED}{answer}" for line in step.execution)
+            if any(lines[line - 1].rstrip() == f"{_SOLVED}{answer}" for line in step.execution)
         ]
         if not hits:
             raise AnnotationError("no step found the answer")

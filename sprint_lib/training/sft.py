@@ -81,7 +81,9 @@ def encode(
     return [*context, *coded["input_ids"], *end], [*[0.0] * len(context), *weights, *[1.0] * len(end)]
 
 
-def trees(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerFast, emphasis: Mapping[str, float]) -> list[Tree]:
+def to_trees(
+    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerFast, emphasis: Mapping[str, float]
+) -> list[Tree]:
     """One tree for each trace, in the order of their first samples."""
     paths: dict[str, list[tuple[list[int], list[float]]]] = {}
     for sample in samples:
@@ -170,26 +172,32 @@ def _train(
 ) -> dict[str, Any]:
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.set_num_threads(config.threads)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    sequences = trees(samples, tokenizer, config.emphasis)
+    sequences = to_trees(samples, tokenizer, config.emphasis)
+    _check_lengths(sequences, model.config.max_position_embeddings)
     batches = plan_batches(sequences, config.tokens, config.batch_tokens, config.seed)
     checkpoints = out / "checkpoints" / key[:16]
     started = time.monotonic()
     trainer = _trainer_class()(
         model=model,
         args=_arguments(checkpoints, config, len(batches)),
-        train_dataset=Dataset.from_list([asdict(tree) for tree in sequences]),
+        train_dataset=Dataset.from_list([vars(tree) for tree in sequences]),
         processing_class=tokenizer,
         data_collator=lambda rows: _collate(rows, tokenizer.pad_token_id),
         callbacks=[_callback(report, started)],
         optimizers=(_optimizer(model, config), None),
     )
     trainer.batches = batches
-    result = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    trainer.remove_callback(PrinterCallback)
+    last = _last_checkpoint(checkpoints)
+    result = trainer.train(resume_from_checkpoint=last and str(last))
+    (out / "training.json").unlink(missing_ok=True)  # it would vouch for weights that are about to be replaced
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     used = [sequences[index] for batch in batches for index in batch]
@@ -201,7 +209,8 @@ def _train(
         "steps": result.global_step,
         "tokens": sum(tree.trained for tree in used),
         "computed_tokens": sum(len(tree.tokens) for tree in used),
-        "seconds": round(time.monotonic() - started, 1),
+        "resumed_at": _step(last) if last else 0,
+        "seconds": round(time.monotonic() - started, 1),  # since it was resumed
         "curve": [
             {"step": row["step"], "loss": row["loss"], "lr": row["learning_rate"]}
             for row in trainer.state.log_history
@@ -210,7 +219,16 @@ def _train(
     }
 
 
+def _check_lengths(sequences: Sequence[Tree], context: int) -> None:
+    if not any(tree.trained for tree in sequences):
+        raise ValueError("the samples have nothing to train: every token has weight 0")
+    longest = max(max(tree.positions) for tree in sequences) + 1
+    if longest > context:
+        raise ValueError(f"a sample has {longest} tokens, the base model takes {context}; set longer ones aside")
+
+
 def _arguments(checkpoints: Path, config: SftConfig, steps: int) -> Any:
+    import torch
     from trl import SFTConfig
 
     return SFTConfig(
@@ -221,7 +239,7 @@ def _arguments(checkpoints: Path, config: SftConfig, steps: int) -> Any:
         warmup_steps=math.ceil(config.warmup_share * steps),
         max_grad_norm=config.clip,
         bf16=config.bf16,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
         seed=config.seed,
         save_steps=config.save_steps,
@@ -286,7 +304,11 @@ def _callback(report: Callable[[Progress], None], started: float) -> Any:
     return Callback()
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint that was written to its end; those that were not are removed."""
     found: list[Path] = []
     for path in folder.glob("checkpoint-*"):
@@ -294,7 +316,7 @@ def _last_checkpoint(folder: Path) -> str | None:
             found.append(path)
         else:
             shutil.rmtree(path)
-    return str(max(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))) if found else None
+    return max(found, key=_step, default=None)
 
 
 def main(arguments: Sequence[str]) -> int:

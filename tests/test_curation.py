@@ -1,0 +1,443 @@
+"""Curation: lines, steps, graph, packing, samples, each by hand-made cases and by properties of random ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sprint_lib.calls import Attempt
+from sprint_lib.curation import (
+    Annotated,
+    CurationReport,
+    Trace,
+    annotate_dependencies,
+    annotate_steps,
+    curate,
+    pack_traces,
+    right_traces,
+)
+from sprint_lib.curation.graph import dependency_graph
+from sprint_lib.curation.lines import LONG_LINE, number_lines
+from sprint_lib.curation.packing import Packing, pack
+from sprint_lib.curation.rules import CountdownAnnotator
+from sprint_lib.curation.samples import Sample, read_samples, rft_samples, sprint_samples, write_samples
+from sprint_lib.curation.steps import AnnotationError, Step, check_steps
+from sprint_lib.engines import Completion, OnText, Request
+from sprint_lib.loop import LoopSettings, run_loop
+from sprint_lib.tasks import countdown
+from sprint_lib.trajectory import Trajectory, parse
+
+QUESTION = "What now?\n"
+
+
+# --- lines ----------------------------------------------------------------------------
+
+
+@given(st.text(alphabet=st.sampled_from('ab .!?"\n\t\r\u2028')) | st.text())
+@example("x" * LONG_LINE + ". And on.\n\n  indented\n")
+def test_lines_give_the_text_back(text: str) -> None:
+    lines = number_lines(text)
+    assert "".join(lines) == text
+    assert all(lines)
+
+
+def test_lines_end_at_line_breaks_and_long_ones_at_sentences() -> None:
+    assert number_lines("one\n\n two\nthree") == ("one\n\n", " two\n", "three")
+    long = "A sentence. " * 30
+    assert number_lines(long) == ("A sentence. ",) * 30
+
+
+def test_numbering_a_hostile_text_is_linear() -> None:
+    started = time.perf_counter()
+    for text in ('."' * 50_000, "." + '"' * 100_000, "a" * 100_000, "\n \t" * 50_000, "a. " * 50_000):
+        assert "".join(number_lines(text)) == text
+    assert time.perf_counter() - started < 2
+
+
+# --- steps ----------------------------------------------------------------------------
+
+LINES = ("think\n", "do\n", "done\n", "remark\n", "so\n")
+GOOD = (Step("a", plan=(1,), prompt="do it", execution=(2, 3), comment=(4,)), Step("end", plan=(5,), final=True))
+
+
+def test_steps_cover_every_line_once() -> None:
+    check_steps(GOOD, LINES)
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ((replace(GOOD[0], comment=()), GOOD[1]), "line 4 is in no step"),
+        ((replace(GOOD[0], comment=(3, 4)), GOOD[1]), "line 3 is in 2 places"),
+        ((replace(GOOD[0], comment=(4, 6)), GOOD[1]), "line 6 does not exist"),
+        ((replace(GOOD[0], plan=(2,), execution=(1, 3)), GOOD[1]), "not in order"),
+        ((replace(GOOD[0], prompt=" "), GOOD[1]), "has an execution but no prompt"),
+        ((replace(GOOD[0], final=True), GOOD[1]), "gives the final answer but is not the last"),
+        ((Step("a", plan=(5,)), replace(GOOD[0])), "not in the order of their first lines"),
+        ((Step("all", plan=(1, 2, 3, 4, 5), final=True),), "no step"),
+        ((*GOOD[:1], Step("nothing"), GOOD[1]), "step 2: has no lines"),
+        ((), "no step"),
+    ],
+)
+def test_steps_that_are_refused(steps: tuple[Step, ...], reason: str) -> None:
+    with pytest.raises(AnnotationError, match=reason):
+        check_steps(steps, LINES)
+
+
+# --- graph ----------------------------------------------------------------------------
+
+
+def test_edges_go_from_parents_to_children() -> None:
+    graph = dependency_graph(3, {1: [], 2: [1], 3: [1, 2]})
+    assert sorted(graph.edges) == [(1, 2), (1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("parents", "reason"),
+    [
+        ({1: [], 2: [1]}, "dependencies of step 3 are missing"),
+        ({1: [], 2: [], 3: [], 4: []}, "step 4 does not exist"),
+        ({1: [], 2: [], 3: [9]}, "needs step 9, which does not exist"),
+        ({1: [2], 2: [1], 3: []}, "step 1 needs step 2, which does not come before it"),
+        ({1: [], 2: [2], 3: []}, "step 2 needs step 2, which does not come before it"),
+    ],
+)
+def test_graphs_that_are_refused(parents: dict[int, list[int]], reason: str) -> None:
+    with pytest.raises(AnnotationError, match=reason):
+        dependency_graph(3, parents)
+
+
+# --- packing --------------------------------------------------------------------------
+
+
+def trace_of(executions: list[int], comments: list[int] | None = None) -> tuple[tuple[str, ...], list[Step]]:
+    """Lines and steps: step n thinks one line, executes so many lines and remarks so many; then the answer."""
+    lines: list[str] = []
+    steps: list[Step] = []
+
+    def add(kind: str, number: int, count: int) -> tuple[int, ...]:
+        lines.extend(f"{kind} {number} line {k}.\n" for k in range(count))
+        return tuple(range(len(lines) - count + 1, len(lines) + 1))
+
+    for number, count in enumerate(executions, 1):
+        plan = add("idea", number, 1)
+        execution = add("work", number, count)
+        comment = add("remark", number, (comments or [0] * len(executions))[number - 1])
+        steps.append(Step(f"step {number}", plan, f"task {number}" if count else "", execution, comment))
+    steps.append(Step("answer", add("answer", 0, 1), final=True))
+    return tuple(lines), steps
+
+
+def packed(
+    executions: list[int],
+    parents: dict[int, list[int]],
+    *,
+    cap: int | None = None,
+    comments: list[int] | None = None,
+) -> Packing:
+    lines, steps = trace_of(executions, comments)
+    check_steps(steps, lines)
+    everyone = {n: parents.get(n, []) for n in range(1, len(steps))} | {len(steps): list(range(1, len(steps)))}
+    return pack(QUESTION, lines, steps, dependency_graph(len(steps), everyone), cap=cap)
+
+
+def test_a_chain_takes_a_stage_a_step() -> None:
+    packing = packed([3, 3, 3], {2: [1], 3: [2]})
+    assert packing.stage_of == {1: 1, 2: 2, 3: 3}
+    assert packing.ratio == 1
+
+
+def test_a_diamond_takes_three_stages() -> None:
+    packing = packed([3, 3, 3, 3], {2: [1], 3: [1], 4: [2, 3]})
+    assert packing.stage_of == {1: 1, 2: 2, 3: 2, 4: 3}
+    assert packing.trajectory.render() == (
+        "What now?\n"
+        "<Plan_1>\nidea 1 line 0.\n<prompt_1.1>task 1</prompt_1.1>\n</Plan_1>\n"
+        "<Execution_1>\n"
+        "<execution_1.1>\nwork 1 line 0.\nwork 1 line 1.\nwork 1 line 2.\n</execution_1.1>\n</Execution_1>\n"
+        "<Plan_2>\nBased on execution_1.1:\nidea 2 line 0.\n<prompt_2.1>task 2</prompt_2.1>\n-----\n"
+        "Based on execution_1.1:\nidea 3 line 0.\n<prompt_2.2>task 3</prompt_2.2>\n</Plan_2>\n"
+        "<Execution_2>\n<execution_2.1>\nwork 2 line 0.\nwork 2 line 1.\nwork 2 line 2.\n</execution_2.1>\n"
+        "<execution_2.2>\nwork 3 line 0.\nwork 3 line 1.\nwork 3 line 2.\n</execution_2.2>\n</Execution_2>\n"
+        "<Plan_3>\nBased on execution_2.1, execution_2.2:\nidea 4 line 0.\n<prompt_3.1>task 4</prompt_3.1>\n</Plan_3>\n"
+        "<Execution_3>\n"
+        "<execution_3.1>\nwork 4 line 0.\nwork 4 line 1.\nwork 4 line 2.\n</execution_3.1>\n</Execution_3>\n"
+        "<Final_answer>\nanswer 0 line 0.\n</Final_answer>\n"
+    )
+
+
+def test_a_child_shares_the_stage_of_a_parent_that_only_plans() -> None:
+    packing = packed([0, 3], {2: [1]})
+    assert packing.stage_of == {1: 1, 2: 1}
+    assert packing.trajectory.stages[0].plan[0] == "idea 1 line 0.\n-----\nidea 2 line 0.\n"
+
+
+def test_short_executions_are_folded_into_their_plans() -> None:
+    packing = packed([2, 3], {2: [1]})
+    assert packing.folded == (1,)
+    assert packing.stage_of == {1: 1, 2: 1}  # the first step only plans now
+    assert "idea 1 line 0.\nwork 1 line 0.\nwork 1 line 1.\n" in packing.trajectory.render()
+    assert "task 1" not in packing.trajectory.render()
+
+
+def test_what_does_not_fit_moves_on_with_its_children() -> None:
+    parents = {4: [3], 5: [1]}
+    assert packed([3] * 5, parents).stage_of == {1: 1, 2: 1, 3: 1, 4: 2, 5: 2}
+    capped = packed([3] * 5, parents, cap=2)
+    assert capped.stage_of == {1: 1, 2: 1, 3: 2, 4: 3, 5: 2}
+    assert capped.moved == (3,)
+    with pytest.raises(ValueError, match="cap is 0"):
+        packed([3], {}, cap=0)
+
+
+def test_comments_open_the_next_plan_or_the_answer() -> None:
+    packing = packed([3, 3], {2: [1]}, comments=[1, 1])
+    first, second = packing.trajectory.stages
+    assert "remark" not in str(first)
+    assert second.plan[0] == (
+        "Based on execution_1.1:\nremark 1 line 0.\n-----\nBased on execution_1.1:\nidea 2 line 0.\n"
+    )
+    assert packing.trajectory.final == "Based on execution_2.1:\nremark 2 line 0.\nanswer 0 line 0.\n"
+
+
+def test_a_trace_with_tags_in_it_is_refused() -> None:
+    lines, steps = trace_of([3, 3])
+    lines = (*lines[:2], "</execution_1.1>\n", *lines[3:])
+    graph = dependency_graph(3, {1: [], 2: [], 3: []})
+    with pytest.raises(AnnotationError, match="does not read back as written"):
+        pack(QUESTION, lines, steps, graph)
+
+
+@st.composite
+def random_traces(draw: st.DrawFn) -> tuple[list[int], list[int], dict[int, list[int]], int | None]:
+    count = draw(st.integers(1, 12))
+    executions = draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
+    comments = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    parents = {n: draw(st.lists(st.integers(1, n - 1), unique=True, max_size=3)) for n in range(2, count + 1)}
+    return executions, comments, parents, draw(st.none() | st.integers(1, 5))
+
+
+@given(random_traces())
+@settings(max_examples=150)
+def test_packing_keeps_every_line_and_every_order(
+    case: tuple[list[int], list[int], dict[int, list[int]], int | None],
+) -> None:
+    executions, comments, parents, cap = case
+    lines, _ = trace_of(executions, comments)
+    packing = packed(executions, parents, cap=cap, comments=comments)
+    trajectory = packing.trajectory
+    text = trajectory.render()
+    assert parse(text) == trajectory  # which has no defects
+    assert all(text.count(line) == 1 for line in lines)
+    assert sorted(packing.stage_of) == list(range(1, len(executions) + 1))
+    assert sorted(set(packing.stage_of.values())) == [stage.number for stage in trajectory.stages]
+    assert cap is None or all(len(stage.prompts) <= cap for stage in trajectory.stages)
+    executed = {n for n, count in enumerate(executions, 1) if count >= 3}
+    assert sum(len(stage.executions) for stage in trajectory.stages) == len(executed)
+    for child, needed in parents.items():
+        for parent in needed:
+            distance = packing.stage_of[child] - packing.stage_of[parent]
+            assert distance >= (1 if parent in executed else 0)
+
+
+# --- Countdown ------------------------------------------------------------------------
+
+
+def solver_traces(n: int) -> list[Trace]:
+    problems = countdown.Countdown().load(n, split="train", seed=5)
+    return [Trace(p.id, p.question, countdown.search_trace(p.meta["numbers"], p.meta["target"])) for p in problems]
+
+
+def curated(traces: list[Trace], **options: Any) -> CurationReport:
+    return asyncio.run(curate(traces, CountdownAnnotator(), **options))
+
+
+EXAMPLE = Trace(
+    "2-3-4-17=85",
+    "Numbers: 2 3 4 17\nTarget: 85\n",
+    "Try 2 + 3\nLeft 4 5 17 -> 85\n 4 + 5 = 9 ; 9 17 -> 85 no\nNone\n"
+    "Try 3 - 2\nLeft 1 4 17 -> 85\n 1 + 4 = 5 ; 5 17 -> 85 yes\nSolved 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n"
+    "Answer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n",
+)
+
+
+def test_a_search_becomes_parallel_first_moves() -> None:
+    report = curated([EXAMPLE])
+    assert not report.aside
+    assert report.kept[0].annotated.parents == {1: [], 2: [], 3: [2]}
+    assert report.kept[0].packing.trajectory.render() == (
+        "Numbers: 2 3 4 17\nTarget: 85\n"
+        "<Plan_1>\n<prompt_1.1> 2 + 3</prompt_1.1>\n<prompt_1.2> 3 - 2</prompt_1.2>\n</Plan_1>\n"
+        "<Execution_1>\n"
+        "<execution_1.1>\nLeft 4 5 17 -> 85\n 4 + 5 = 9 ; 9 17 -> 85 no\nNone\n</execution_1.1>\n"
+        "<execution_1.2>\nLeft 1 4 17 -> 85\n 1 + 4 = 5 ; 5 17 -> 85 yes\n"
+        "Solved 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n</execution_1.2>\n"
+        "</Execution_1>\n"
+        "<Final_answer>\nAnswer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n</Final_answer>\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stage", "reason"),
+    [
+        ("Try 2 + 3\n", "", "steps", "does not begin with a first move"),
+        ("Answer", "Answer 1\nAnswer", "steps", "goes on after its answer"),
+        ("Answer", "Answr", "steps", "does not end with its answer"),
+        ("Try 3 - 2", "Try 2 + 3", "steps", "tries a first move again"),
+        ("Solved 3", "Solved 4", "graph", "no step found the answer"),
+        ("None\n", "<Plan_3>\nNone\n", "packing", "does not read back as written: stray_tag"),
+    ],
+)
+def test_traces_without_the_structure_are_set_aside(old: str, new: str, stage: str, reason: str) -> None:
+    assert EXAMPLE.text.count(old) == 1
+    report = curated([replace(EXAMPLE, text=EXAMPLE.text.replace(old, new))])
+    assert not report.kept
+    assert report.reasons() == {(stage, reason): 1}
+
+
+def test_every_solver_trace_is_kept_or_filtered_for_its_ratio() -> None:
+    traces = solver_traces(60)
+    report = curated(traces, cap=4)
+    assert set(report.reasons()) == {("filter", "fewer than 1.5 steps a stage")}
+    assert len(report.kept) + len(report.aside) == 60
+    for item in report.kept:
+        assert item.packing.ratio >= 1.5
+        tries = item.annotated.trace.text.count("Try ")
+        assert sum(len(stage.prompts) for stage in item.packing.trajectory.stages) == tries
+        assert len(item.packing.trajectory.stages) == -(-tries // 4)
+    assert len(curated(traces, cap=4, min_ratio=1).kept) == 60
+
+
+@given(st.lists(st.sampled_from(EXAMPLE.text.splitlines(keepends=True)), max_size=14), st.text(max_size=5))
+@settings(max_examples=100)
+def test_no_trace_raises(lines: list[str], rest: str) -> None:
+    report = curated([Trace("t", EXAMPLE.question, "".join(lines) + rest)], cap=2, min_ratio=1)
+    assert len(report.kept) + len(report.aside) == 1
+    for item in report.kept:
+        assert parse(item.packing.trajectory.render()) == item.packing.trajectory
+
+
+def test_stages_of_curation_one_by_one_give_the_same() -> None:
+    traces, annotator = solver_traces(20), CountdownAnnotator()
+    steps = asyncio.run(annotate_steps(traces, annotator))
+    stored = [Annotated.from_json(json.loads(json.dumps(item.to_json()))) for item in steps.kept]
+    assert stored == steps.kept
+    with pytest.raises(ValueError, match="run annotate_dependencies first"):
+        pack_traces(stored)
+    graphs = asyncio.run(annotate_dependencies(stored, annotator))
+    stored = [Annotated.from_json(json.loads(json.dumps(item.to_json()))) for item in graphs.kept]
+    trajectories = [item.packing.trajectory for item in pack_traces(stored, cap=6).kept]
+    assert trajectories == [item.packing.trajectory for item in curated(traces, cap=6).kept]
+
+
+def test_only_right_attempts_become_traces() -> None:
+    right = Attempt("p", "sequential", "ok", True, "1", "text", (), 1.0, 1.0, sample=2)
+    attempts = [right, replace(right, correct=False), replace(right, correct=False, status="truncated")]
+    sifted = right_traces(attempts, {"p": QUESTION})
+    assert sifted.kept == [Trace("p#2", QUESTION, "text")]
+    assert [aside.reason for aside in sifted.aside] == ["wrong answer", "truncated"]
+
+
+# --- samples --------------------------------------------------------------------------
+
+
+class ReplayEngine:
+    """Answers each request with the sample that has its context, a few characters at a time."""
+
+    name = "replay"
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self.by_context = {sample.context: sample for sample in samples}
+        self.requests: list[str] = []
+
+    async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+        sample = self.by_context[request.prompt]
+        assert sample.stop in request.stop
+        assert not any(stop in sample.completion for stop in request.stop)
+        self.requests.append(request.prompt)
+        for start in range(0, len(sample.completion), 7):
+            await asyncio.sleep(0)
+            if on_text:
+                on_text(sample.completion[start : start + 7], start // 7 + 1)
+        now = time.monotonic()
+        return Completion(sample.completion, 1, 0, len(sample.completion), "stop", now, now, now)
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    async def close(self) -> None:
+        pass
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+def trajectories() -> list[Trajectory]:
+    rng = random.Random(0)
+    found = [item.packing.trajectory for item in curated(solver_traces(8), cap=3).kept]
+    for _ in range(4):
+        executions = [rng.choice((0, 2, 3, 4)) for _ in range(7)]
+        parents = {n: rng.sample(range(1, n), min(n - 1, rng.randint(0, 2))) for n in range(2, 8)}
+        found.append(packed(executions, parents, comments=[rng.randint(0, 1) for _ in range(7)], cap=2).trajectory)
+    return found
+
+
+@pytest.mark.parametrize("dispatch", ["streamed", "after_plan"])
+def test_samples_are_exactly_the_calls_of_the_loop(dispatch: str) -> None:
+    for trajectory in trajectories():
+        samples = sprint_samples(trajectory.question, trajectory, "t")
+        engine = ReplayEngine(samples)
+        result = asyncio.run(run_loop(engine, trajectory.question, LoopSettings(dispatch=dispatch)))
+        assert result.status == "ok"
+        assert result.trajectory == trajectory
+        assert sorted(engine.requests) == sorted(sample.context for sample in samples)
+        assert sorted(call.completion for call in result.calls) == sorted(sample.completion for sample in samples)
+
+
+def test_no_executor_sees_a_sibling() -> None:
+    seen = 0
+    for trajectory in trajectories():
+        executors = [s for s in sprint_samples(trajectory.question, trajectory, "t") if s.role == "executor"]
+        for stage in trajectory.stages:
+            mine = [
+                s for s in executors if s.context.endswith(tuple(f"<execution_{stage.number}.{j}>\n" for j in range(9)))
+            ]
+            assert [s.completion for s in mine] == [e.text for e in stage.executions]
+            assert not any(f"<Execution_{stage.number}>" in s.context for s in mine)
+            seen += len(mine)
+    assert seen > 20
+
+
+def test_planner_contexts_grow() -> None:
+    """Each is a prefix of the next, with what the planner wrote in between: training makes one sequence of them."""
+    for trajectory in trajectories():
+        planner = [s for s in sprint_samples(trajectory.question, trajectory, "t") if s.role == "planner"]
+        for before, after in pairwise(planner):
+            assert after.context.startswith(before.context + before.completion + before.stop)
+        last = planner[-1]
+        assert f"{last.context}{last.completion}{last.stop}\n" == trajectory.render()
+        assert last.ends
+        assert not any(s.ends for s in planner[:-1])
+
+
+def test_the_end_of_a_narrow_last_plan_is_not_learned() -> None:
+    trajectory = curated([EXAMPLE]).kept[0].packing.trajectory
+    stops = [s.stop for s in sprint_samples(QUESTION, trajectory, "t", width=3) if s.role == "planner"]
+    assert stops == ["", "</Final_answer>"]
+    stops = [s.stop for s in sprint_samples(QUESTION, trajectory, "t", width=2) if s.role == "planner"]
+    assert stops == ["</Plan_", "</Final_answer>"]
+
+
+def test_samples_are_stored(tmp_path: Any) -> None:
+    samples = [*rft_samples(QUESTION, "Try\u2028 it\n", "a"), Sample("c", "d", "executor", "b", "</execution_")]
+    assert read_samples(write_samples(tmp_path / "samples.jsonl", samples)) == samples
+    assert samples[0] == Sample(QUESTION, "Try\u2028 it\n", "sequential", "a", "", True)
