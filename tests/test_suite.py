@@ -367,6 +367,7 @@ def test_one_run_at_a_time_and_kill(tmp_path: Path, real: Path) -> None:
     assert list(kernels(root)) == []
 
 
+@pytest.mark.slow
 def test_told_to_end_leaves_no_kernel(tmp_path: Path) -> None:
     root = slow_repository(tmp_path)
     running = start(root)
