@@ -173,11 +173,16 @@ def _claims(options: argparse.Namespace) -> int:
     rows = json.loads(path.read_text(encoding="utf-8"))
     if options.json:
         return _print_json(rows)
+    from sprint_lib.report import measured
+
     table = [["claim", "source", "paper", "this run", "n", "verdict"]]
     for row in rows:
-        interval = "" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]"
-        here = "" if row["value"] is None else f"{number(row['value'])}{interval}"
-        table.append([row["id"], row["source"], number(row["paper"]), here, number(row["n"]), row["verdict"]])
+        if row["value"] is None:
+            continue
+        paper, here, low, high = (measured(row[key], row.get("unit")) for key in ("paper", "value", "low", "high"))
+        interval = f" [{low}, {high}]" if low != high else ""
+        claim = row.get("quantity") or row["id"]
+        table.append([claim, row["source"], paper, here + interval, measured(row["n"]), row["verdict"]])
     _print_table(table)
     counts = Counter(row["verdict"] for row in rows)
     print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))

@@ -125,10 +125,13 @@ def _claims(rows: Sequence[Mapping[str, Any]]) -> str:
 def _claim_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
-        here = _estimate(*(_number(row[key]) for key in ("value", "low", "high")))
-        what = f"<b>{_escape(row['id'])}</b><br><small>{_escape(row['source'])}</small>"
-        cells = [what, _escape(_number(row["paper"])), here, _escape(_number(row["n"])), _pill(row["verdict"])]
-        lines.append([*cells, f"<small class=why>{_escape(row.get('why') or '')}</small>"])
+        place = " · ".join(_escape(part) for part in (row["source"], row.get("unit"), row["id"]) if part)
+        what = f"<b>{_escape(row.get('quantity') or row['id'])}</b><br><small>{place}</small>"
+        low, high = (row["low"], row["high"]) if row["low"] != row["high"] else (None, None)
+        here = _estimate(*(_escape(measured(value, row.get("unit"))) for value in (row["value"], low, high)))
+        paper = _escape(measured(row["paper"], row.get("unit"))) or "<small>direction</small>"
+        lines.append([what, paper, here, _escape(measured(row["n"])), _pill(row["verdict"])])
+        lines[-1].append(f"<small class=why>{_escape(row.get('why') or '')}</small>")
     return _table(["Claim", "Paper", "This run", "n", "Verdict", "Why"], lines)
 
 
@@ -153,11 +156,11 @@ def _results(
 
 
 def _is_shown(path: str, copied: Sequence[str]) -> bool:
-    """SVG rather than PNG, and no CSV that holds a figure's data."""
+    """SVG rather than PNG, no CSV that holds a figure's data, and no second table of claims."""
     folder, _, file = path.partition("/")
     if folder == "figures":
         return file.endswith(".svg") or (file.endswith(".png") and path.removesuffix(".png") + ".svg" not in copied)
-    return folder == "tables" and file.endswith(".csv")
+    return folder == "tables" and file.endswith(".csv") and not (file == "claims.csv" and "claims.json" in copied)
 
 
 def _writer(path: str, writers: Mapping[str, str]) -> str:
@@ -190,7 +193,7 @@ def _csv_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     columns = [c for c in head if not (c.endswith(("_low", "_high")) and c.rpartition("_")[0] in place)]
     lines = []
     for row in rows:
-        cells = dict(zip(head, row, strict=False))
+        cells = dict(zip(head, map(_escape, row), strict=False))
         lines.append(
             [_estimate(cells.get(c, ""), cells.get(f"{c}_low", ""), cells.get(f"{c}_high", "")) for c in columns]
         )
@@ -198,8 +201,8 @@ def _csv_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _estimate(value: str, low: str, high: str) -> str:
-    interval = f" <small>[{_escape(low)},&nbsp;{_escape(high)}]</small>" if low and high else ""
-    return _escape(value) + interval
+    """`value [low, high]` of three pieces of HTML, the interval only if there is one."""
+    return value + (f" <small>[{low},&nbsp;{high}]</small>" if low and high else "")
 
 
 def _notebook_list(
@@ -300,10 +303,15 @@ def _escape(text: Any) -> str:
     return html.escape(str(text))
 
 
-def _number(value: Any) -> str:
+def measured(value: Any, unit: str | None = None) -> str:
+    """A number of a claim for people: three or more significant digits, yes or no, nothing for None."""
+    if value is None:
+        return ""
+    if unit == "yes/no":
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
-    return "" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _pill(verdict: str) -> str:
