@@ -121,6 +121,19 @@ def test_logits_equal_those_of_transformers(tmp_path: Path, kind: str, changes: 
     assert wanted.std() > 1
 
 
+def test_half_precision_is_close(folder: Path) -> None:
+    logits = {}
+    for dtype in ("float64", "bfloat16"):
+        decoder = Decoder(folder, dtype, slots=3)
+        decoder.reserve(40)
+        spans = [Span(0, 2, 1, 1), Span(2, 1, 21, 21)]
+        laid = [5, 6, *range(30, 51)], [0, 0, *range(21)], [0, 1] + [2] * 21
+        with torch.inference_mode():
+            logits[dtype] = decoder.forward(*laid, spans, [0, 1, 22]).double()
+    error = (logits["bfloat16"] - logits["float64"]).abs().max() / logits["float64"].std()
+    assert 0 < error < 0.1
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_greedy_equals_generate(folder: Path, dtype: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 ARCHITECTURES = ("llama", "qwen2")
+_PADDED = 16  # half precision compiles its products for every new number of tokens, so there are to be few
 _GROWTH = 1024  # positions by which the store grows, at least
 
 
@@ -97,12 +98,17 @@ class Decoder:
 
         self.shape = shape = read_shape(json.loads((folder / "config.json").read_text()), folder)
         self.dtype: torch.dtype = getattr(torch, dtype)
+        half = self.dtype == torch.bfloat16
+        self.padding = half
+        # torch's half precision attention prefers one query a head, its others one head with several queries
+        self.folded = (shape.heads, 1) if half else (shape.kv_heads, shape.group)
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise EngineError(f"{folder}: no *.safetensors in it; save the model with save_pretrained")
         raw = {name: w.to(self.dtype) for file in files for name, w in load_file(file).items()}
-        self.embedding = raw["model.embed_tokens.weight"]
-        self.head = _folded(raw.get("lm_head.weight", self.embedding), raw["model.norm.weight"])
+        embedding = raw["model.embed_tokens.weight"]
+        self.embedding = embedding.float() if half else embedding
+        self.head = _folded(raw.get("lm_head.weight", embedding), raw["model.norm.weight"])
         self.layers = [_layer(raw, f"model.layers.{i}.", shape) for i in range(shape.layers)]
         self.slots = slots
         self.capacity = 0
@@ -146,26 +152,35 @@ class Decoder:
         """Logits [len(last), vocab] of the tokens at indices `last`; keys and values of all tokens are stored.
 
         `ids`, `positions` and `slots` say for each token what and where it is;
-        `spans` cover them in order.
+        `spans` cover them in order, those of one token a row first.
         """
         import torch
         from torch.nn.functional import embedding, silu
 
-        s = self.shape
+        s, n = self.shape, len(ids)
         at, rows = torch.tensor(positions), torch.tensor(slots)
         turns = self.turns[at]
-        works = _attention_works(spans, self.store, at, s)
+        works = _attention_works(spans, self.store, at)
         x = embedding(torch.tensor(ids), self.embedding)
+        if self.padding:
+            x = torch.nn.functional.pad(x, (0, 0, 0, -n % _PADDED))
         for index, layer in enumerate(self.layers):
-            h = _linear(_unit(x, s), layer.qkv, layer.qkv_bias)
-            h = _rotate(h.view(len(ids), -1, s.head_dim // 2, 2), turns)
+            h = _linear(self._unit(x), layer.qkv, layer.qkv_bias)[:n]
+            h = _rotate(h.view(n, -1, s.head_dim // 2, 2), turns)
             self.store[rows, index, :, :, at] = h[:, s.heads :].view(-1, 2, s.kv_heads, s.head_dim)
-            x = torch.addmm(x, _attend(h[:, : s.heads], works, index, s), layer.out)
-            h = _unit(x, s) @ layer.gate_up
-            x = torch.addmm(x, silu(h[:, : s.inner]).mul_(h[:, s.inner :]), layer.down)
-        if len(last) != len(ids):
+            x = x + _attend(h[:, : s.heads], works, index, len(x), self.folded) @ layer.out
+            h = self._unit(x) @ layer.gate_up
+            x = x + silu(h[:, : s.inner]).mul_(h[:, s.inner :]) @ layer.down
+        if len(last) != len(x):
             x = x[torch.tensor(last)]
-        return _unit(x, s) @ self.head
+        return (self._unit(x) @ self.head).to(x.dtype)
+
+    def _unit(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows scaled to length one: an RMS norm but for its weights and the root of the width, see `_folded`."""
+        import torch
+
+        size = torch.linalg.vecdot(x, x).add_(self.shape.eps * self.shape.hidden).rsqrt_()
+        return (x * size.unsqueeze(1)).to(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -199,13 +214,6 @@ def _layer(raw: dict[str, torch.Tensor], at: str, shape: Shape) -> _Layer:
 def _folded(weight: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
     """Input-first weight of a product that follows an RMS norm: takes `_unit` vectors instead of normed ones."""
     return (weight * (norm * math.sqrt(len(norm)))).t().contiguous()
-
-
-def _unit(x: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Rows scaled to length one: an RMS norm but for its weights and the root of the width, see `_folded`."""
-    import torch
-
-    return x * torch.linalg.vecdot(x, x).add_(shape.eps * shape.hidden).rsqrt_().unsqueeze(1)
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -248,49 +256,57 @@ class _Work:
 
     start: int
     end: int
-    split: tuple[int, ...]  # rows, queries, key/value heads, query heads of each, size
+    queries: int
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
     bias: torch.Tensor
 
 
-def _attention_works(spans: Sequence[Span], store: torch.Tensor, at: torch.Tensor, shape: Shape) -> list[_Work]:
-    import torch
-
+def _attention_works(spans: Sequence[Span], store: torch.Tensor, at: torch.Tensor) -> list[_Work]:
+    singles = [span for span in spans if span.queries == 1]
+    shared = _bias(at[: sum(span.rows for span in singles)], max((s.length for s in singles), default=0), store.dtype)
     works, start = [], 0
     for span in spans:
         end = start + span.rows * span.queries
-        own = at[start:end].view(span.rows, 1, 1, span.queries, 1)
-        later = (torch.arange(span.length) > own).expand(-1, 1, shape.group, -1, -1)
-        later = later.reshape(span.rows, 1, shape.group * span.queries, span.length)
-        keys, values = store[span.slot : span.slot + span.rows, :, :, :, : span.length].unbind(2)
-        works.append(
-            _Work(
-                start=start,
-                end=end,
-                split=(span.rows, span.queries, shape.kv_heads, shape.group, shape.head_dim),
-                keys=keys.unbind(1),
-                values=values.unbind(1),
-                bias=torch.zeros(later.shape, dtype=store.dtype).masked_fill_(later, -math.inf),
-            )
-        )
+        held = store[span.slot : span.slot + span.rows, :, :, :, : span.length]
+        if span.queries == 1:
+            bias = shared[start:end, None, None, : span.length]
+        else:
+            bias = _bias(at[start:end], span.length, store.dtype)[None, None]
+        keys, values = zip(*(layer.unbind(1) for layer in held.unbind(1)), strict=True)
+        works.append(_Work(start, end, span.queries, keys, values, bias))
         start = end
     return works
 
 
-def _attend(queries: torch.Tensor, works: Sequence[_Work], index: int, shape: Shape) -> torch.Tensor:
-    """Attention [tokens, heads * head_dim] of queries [tokens, heads, head_dim] in one layer.
-
-    The heads of a group and the tokens of a row share keys, so they are the rows
-    of one matrix per key/value head.
-    """
+def _bias(at: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
+    """[tokens, length]: minus infinity after a token's own position, else 0."""
     import torch
+
+    later = torch.arange(length) > at.unsqueeze(1)
+    return torch.zeros(later.shape, dtype=dtype).masked_fill_(later, -math.inf)
+
+
+def _attend(
+    queries: torch.Tensor, works: Sequence[_Work], index: int, tokens: int, folded: tuple[int, int]
+) -> torch.Tensor:
+    """Attention [tokens, heads * size] of queries [n <= tokens, heads, size] in one layer, zero beyond n.
+
+    For rows of one token, the query heads that share keys can go as the queries of
+    one head (`folded`: heads, queries), which reads the keys once.
+    """
     from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-    out = []
+    n, heads, size = queries.shape
+    out = queries.new_zeros(tokens, *folded, size) if tokens > n else queries.new_empty(n, *folded, size)
+    single = queries.view(n, *folded, size)
     for work in works:
-        q = queries[work.start : work.end].view(work.split).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        got = sdpa(q, work.keys[index], work.values[index], attn_mask=work.bias)
-        got = got.unflatten(2, (shape.group, work.split[1])).permute(0, 3, 1, 2, 4)
-        out.append(got.reshape(work.end - work.start, -1))
-    return torch.cat(out)
+        start, end = work.start, work.end
+        keys, values = work.keys[index], work.values[index]
+        if work.queries == 1:
+            out[start:end] = sdpa(single[start:end], keys, values, attn_mask=work.bias, enable_gqa=True)
+        else:
+            q = queries[start:end].transpose(0, 1).unsqueeze(0)
+            got = sdpa(q, keys, values, attn_mask=work.bias, enable_gqa=True)[0].transpose(0, 1)
+            out[start:end] = got.reshape(end - start, *folded, size)
+    return out.view(tokens, heads * size)

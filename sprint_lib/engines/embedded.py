@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from tokenizers.decoders import DecodeStream
 
 DTYPES = ("float32", "float64", "bfloat16")
-_BLOCK = 16  # rows that attend in one call, padded to the longest of them
-_NEW_BLOCK = 300  # what one more call costs, in tokens attended to
+_BLOCK = 4  # rows that attend in one call, padded to the longest of them
+_NEW_BLOCK = 100  # what one more call costs, in tokens attended to
 _READ = 512  # prompt tokens read in per step, at least one prompt
 _Event = Callable[[], None]
 
@@ -205,7 +205,7 @@ class EmbeddedEngine:
         self._spec, self._folder = spec, folder
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._ends = _end_tokens(folder)
-        blocks = -(-spec.max_batch // _BLOCK) + 2
+        blocks = 2 * -(-spec.max_batch // _BLOCK)  # twice what is needed, so that a row finds others of its length
         self._decoder = Decoder(folder, spec.dtype, slots=blocks * _BLOCK + spec.max_batch)
         self._slots = _Slots(self._decoder, blocks)
         self._waiting: deque[_Row] = deque()
@@ -319,7 +319,7 @@ class EmbeddedEngine:
 
     def _step(self) -> None:
         """Read in new prompts and decode one token of every live row."""
-        rows = list(self._slots)
+        rows = sorted(self._slots, key=lambda row: len(row.ids) - row.stored > 1)  # as `Decoder.forward` wants it
         if not rows:
             return
         ids, positions, slots, spans, last = _lay_out(rows)
@@ -395,7 +395,7 @@ def _weights_hash(folder: Path) -> str:
 
 
 def _lay_out(rows: Sequence[_Row]) -> tuple[list[int], list[int], list[int], list[Span], list[int]]:
-    """Tokens to compute as (ids, positions, slots, spans, index of each row's last); rows in order of their slots."""
+    """Tokens to compute as (ids, positions, slots, spans, index of each row's last)."""
     ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
