@@ -32,7 +32,7 @@ smoke: $(INSTALLED)
 	$(BIN)/sprint run --profile smoke
 
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 test: $(INSTALLED)
 	$(BIN)/pytest -q

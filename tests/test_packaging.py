@@ -109,6 +109,15 @@ def test_makefile_takes_the_pythons_of_pyproject() -> None:
     assert [minor for minor in range(30) if f"3.{minor}.1" in supported] == list(range(int(low), int(high) + 1))
 
 
+def test_readme_points_at_what_there_is() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"make ([a-z]+)", readme)) <= targets
+    linked = [path for path in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in path]
+    assert linked
+    assert not [path for path in linked if not (ROOT / path).exists()]
+
+
 def test_every_import_is_declared() -> None:
     declared = {canonicalize_name(r.name) for r in _asked_for()}
     runtime = {canonicalize_name(Requirement(r).name) for r in _project()["dependencies"]}
