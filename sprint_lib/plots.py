@@ -345,16 +345,16 @@ def loss_curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure
 
 
 def _whisker(rows: pd.DataFrame | pd.Series, column: str) -> np.ndarray:
-    """Distances from the value to its bounds, never negative, shape (2, rows)."""
+    """Distances from the value to its bounds, never negative, 0 where there are none, shape (2, rows)."""
     value, low, high = (np.atleast_1d(rows[c]).astype(float) for c in (column, f"{column}_low", f"{column}_high"))
-    return np.clip(np.stack([value - low, high - value]), 0, None)
+    return np.nan_to_num(np.clip(np.stack([value - low, high - value]), 0, None))
 
 
 def accuracy_tokens(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
     """Figure 4: accuracy against mean sequential tokens, a cross of 95 % intervals a method.
 
-    `frame`: panel, method, accuracy and sequential with `_low` and `_high`
-    (equal to the value where no interval is known), one panel a source.
+    `frame`: panel, method, accuracy and sequential with `_low` and `_high` (NaN
+    where no interval is known), one panel a source.
     """
     panels = list(dict.fromkeys(frame["panel"]))
     figure, axes = _figure(3.9, 1, len(panels))
@@ -461,7 +461,7 @@ def wall_clock(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
         places = np.arange(len(rows))
         axis.bar(places, rows["value"], color=[colour(str(m)) for m in rows["method"]], width=0.62)
         axis.errorbar(places, rows["value"], yerr=_whisker(rows, "value"), fmt="none", color=INK, capsize=4)
-        for place, value, high in zip(places, rows["value"], rows["value_high"], strict=True):
+        for place, value, high in zip(places, rows["value"], rows["value_high"].fillna(rows["value"]), strict=True):
             axis.annotate(f"{value:.3g}", (place, high), ha="center", xytext=(0, 3), textcoords="offset points")
         axis.set_xticks(places, [name(str(m)) for m in rows["method"]])
         axis.margins(y=0.15)
@@ -469,6 +469,34 @@ def wall_clock(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
         axis.set_title("\n".join(textwrap.wrap(panel, 34)), loc="left", fontsize=9.5)
     figure.suptitle(title, x=0.01, ha="left")
     _caption(figure, caption)
+    return figure
+
+
+def claims(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """The paper's value and this run's interval, claim by claim, a panel a unit.
+
+    `frame`: quantity, unit, paper (NaN if it gives only a direction), value, low, high, verdict.
+    """
+    units = list(dict.fromkeys(frame["unit"]))
+    sizes = [int((frame["unit"] == unit).sum()) for unit in units]
+    figure, axes = _figure(
+        1.5 + 0.42 * sum(sizes) + 0.5 * len(units), len(units), height_ratios=[k + 0.6 for k in sizes]
+    )
+    shades = {"reproduced": _PALETTE[2], "different": _PALETTE[3], "underpowered": _PALETTE[7]}
+    for axis, unit in zip(axes.flat, units, strict=True):
+        rows = frame[frame["unit"] == unit].reset_index(drop=True)
+        for place, row in rows.iterrows():
+            axis.plot([row["low"], row["high"]], [place, place], color=shades[row["verdict"]], linewidth=2.5)
+            axis.plot(row["value"], place, "o", color=shades[row["verdict"]], markersize=7)
+            axis.plot(row["paper"], place, "D", color="white", markeredgecolor=INK, markersize=7)
+        axis.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(q, 46)) for q in rows["quantity"]], fontsize=8)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.axvline(1.0 if unit == "ratio" else 0.0, color=INK, linewidth=1, zorder=0)
+        axis.set_xlabel(unit)
+    figure.suptitle(title, x=0.01, ha="left")
+    handles = [Patch(color=shade, label=f"this run: {verdict}") for verdict, shade in shades.items()]
+    handles.append(Patch(facecolor="white", edgecolor=INK, label="diamond: the paper"))
+    _caption(figure, caption, handles)
     return figure
 
 

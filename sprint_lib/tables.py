@@ -9,6 +9,7 @@ depends on what ran at the same moment (cached tokens), goes to tables of its ow
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import pandas as pd
 
 from sprint_lib import accounting
 from sprint_lib.calls import STATUSES, Attempt, Call, in_order
-from sprint_lib.evaluation import statistics
+from sprint_lib.evaluation import claims, statistics
 from sprint_lib.evaluation.statistics import Estimate
 from sprint_lib.plots import name
 from sprint_lib.trajectory import parse
@@ -79,6 +80,22 @@ def clocked(runs: Runs, task: str) -> pd.DataFrame:
         engine = sum(attempt.engine_seconds for attempt in attempts)
         rows.append({**row, "overhead": 100 * (wall - engine) / wall if wall else 0.0})
     return frame.join(pd.DataFrame(rows))
+
+
+def reported(task: str) -> pd.DataFrame:
+    """Table 2 as the paper reports it, in the columns of `methods`.
+
+    Wilson's interval of an accuracy follows from the number of problems; for tokens the
+    paper gives none, their bounds are NaN.
+    """
+    rows = []
+    for row in claims.table2(task):
+        right = round(row["accuracy"] / 100 * row["n"])
+        accuracy = statistics.proportion([True] * right + [False] * (row["n"] - right)).scaled(100)
+        sequential = Estimate(row["sequential"], math.nan, math.nan, row["n"])
+        rows.append({"task": task, **row, **bounded("accuracy", accuracy), **bounded("sequential", sequential)})
+        rows[-1]["accuracy"] = row["accuracy"]
+    return pd.DataFrame(rows)
 
 
 def tokens(runs: Runs, column: str = "sequential") -> pd.DataFrame:

@@ -1,0 +1,256 @@
+"""Figures and tables from small hand-made attempts whose numbers are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pandas as pd
+import pytest
+
+from sprint_lib import plots, tables
+from sprint_lib.calls import Attempt, Call, Wait
+from sprint_lib.curation import Annotated, Packed, Trace
+from sprint_lib.curation.graph import dependency_graph
+from sprint_lib.curation.packing import pack
+from sprint_lib.curation.steps import Step
+from sprint_lib.store import Workspace
+
+TEXT = (
+    "Numbers: 1 2 3 4\nTarget: 10\n"
+    "<Plan_1>\n<prompt_1.1> 1 + 2</prompt_1.1>\n<prompt_1.2> 2 - 1</prompt_1.2>\n</Plan_1>\n"
+    "<Execution_1>\n<execution_1.1>\nNone\n</execution_1.1>\n<execution_1.2>\nSolved\n</execution_1.2>\n</Execution_1>\n"
+    "<Final_answer>\nAnswer 10\n</Final_answer>\n"
+)
+
+
+def staged(problem: str = "a", *, correct: bool = True, retry: bool = False) -> Attempt:
+    """A plan of 20 tokens with prompts closed at 5 and 12, executors of 30 and 40, an answer of 10."""
+    first = Call("P1", "planner", 1, completion_tokens=20, prompt_tokens=9, started=0.0, first_token=0.1, ended=0.3)
+    one = Call(
+        "P1/1", "executor", 1, 1, (Wait("P1", 5),), completion_tokens=30, started=0.1, first_token=0.2, ended=0.6
+    )
+    two = Call(
+        "P1/2", "executor", 1, 2, (Wait("P1", 12),), completion_tokens=40, started=0.2, first_token=0.3, ended=0.9
+    )
+    calls = [first, one, two]
+    if retry:
+        calls.append(Call("P1/2b", "executor", 1, 2, (Wait("P1/2"),), completion_tokens=25, started=0.9, ended=1.2))
+    waits = (Wait("P1"), Wait("P1/1"), Wait(calls[-1].id))
+    calls.append(Call("P2", "planner", 2, waits=waits, completion_tokens=10, started=1.2, first_token=1.3, ended=1.5))
+    return Attempt(problem, "sprint", "ok", correct, "10", TEXT, tuple(calls), wall_seconds=1.5, engine_seconds=1.2)
+
+
+def linear(problem: str = "a", tokens: int = 100, *, correct: bool = True, status: str = "ok") -> Attempt:
+    call = Call("S1", "sample", prompt_tokens=8, completion_tokens=tokens, first_token=0.1, ended=1.0)
+    text = "Try 1 + 2\nNone\nTry 2 - 1\nSolved\nAnswer 10\n"
+    return Attempt(problem, "sequential", status, correct, "10", text, (call,), wall_seconds=1.0, engine_seconds=1.0)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace("test", tmp_path)
+
+
+# --- tables -----------------------------------------------------------------------------
+
+
+def test_a_row_a_method_with_every_attempt_in_the_denominator() -> None:
+    attempts = [linear("a", 100), linear("b", 200, correct=False), linear("c", 600, correct=False, status="truncated")]
+    row = tables.methods({"rft": attempts}, "countdown").iloc[0]
+    assert (row["n"], row["ok"], row["truncated"]) == (3, 2, 1)
+    assert row["accuracy"] == pytest.approx(100 / 3)
+    assert row["sequential"] == row["total"] == 300
+    assert row["sequential_low"] < 300 < row["sequential_high"]
+
+
+def test_tables_that_must_not_change_hold_nothing_a_clock_decides() -> None:
+    assert not [c for c in tables.methods({"sprint": [staged()]}, "t") if "second" in c or c in ("prefill", "cached")]
+    clocked = tables.clocked({"sprint": [staged()]}, "t").iloc[0]
+    assert clocked["wall_seconds"] == 1.5
+    assert clocked["overhead"] == pytest.approx(20)
+
+
+def test_csv_has_fixed_decimals_and_empty_cells_for_what_is_not_known() -> None:
+    frame = pd.DataFrame(
+        {"method": ["a"], "accuracy": [1 / 3], "accuracy_low": [math.nan], "wall_seconds": [2.0], "n": [3]}
+    )
+    assert tables.to_csv(frame) == "method,accuracy,accuracy_low,wall_seconds,n\na,0.33,,2.0000,3\n"
+
+
+def test_comparison_is_of_the_same_problems() -> None:
+    base = [linear(k, 100) for k in "abcd"]
+    other = [linear(k, 40, correct=k != "a") for k in "dcba"]
+    frame = tables.compare({"rft": base, "sprint": other}, "rft", "sprint").set_index("quantity")
+    assert frame.loc["accuracy", "value"] == -25
+    assert frame.loc["sequential tokens saved", "value"] == 60
+    assert "only RFT right: 1, only SPRINT right: 0" in str(frame.loc["accuracy", "note"])
+
+
+def test_paper_rows_have_intervals_for_accuracies_only() -> None:
+    rows = tables.reported("countdown").set_index("method")
+    assert rows.loc["sprint", "accuracy_low"] < 85.9 < rows.loc["sprint", "accuracy_high"]
+    assert math.isnan(rows.loc["sprint", "sequential_low"])
+
+
+def test_stage_reach_by_group() -> None:
+    shallow = Attempt("b", "sprint", "malformed", False, "", "Numbers: 1\n", ())
+    frame = tables.stage_reach([staged("a"), shallow], {"a": "all", "b": "all"})
+    assert frame.to_dict("records") == [{"group": "all", "stage": 1, "share": 50.0, "problems": 2, "parallel": 1}]
+
+
+def test_properties_are_read_off_the_calls() -> None:
+    sprint = tables.properties([staged("a"), staged("b", retry=True)])
+    assert {key: holds for key, (holds, _) in sprint.items()} == {
+        "parallel": True,
+        "adaptive": True,
+        "multi_step": True,
+    }
+    rft = tables.properties([linear("a", 10), linear("b", 20)])
+    assert {key: holds for key, (holds, _) in rft.items()} == {"parallel": False, "adaptive": True, "multi_step": True}
+    fixed = tables.properties([staged("a"), staged("b")])
+    assert not fixed["adaptive"][0]
+
+
+def test_rates_come_from_the_seconds_before_and_after_the_first_token() -> None:
+    model = tables.measured_rates([linear(tokens=91)])
+    assert model.prefill_rate == pytest.approx(80)
+    assert model.decode_rate == pytest.approx(100)
+    with pytest.raises(ValueError, match="no rates"):
+        tables.measured_rates([])
+
+
+def test_model_text_brings_no_markup_into_a_notebook() -> None:
+    assert "<script>" not in tables.coloured([("<script>", 1, '"><script>')]).data
+    assert "<script>" not in tables.side_by_side({"<script>": "<script>"}).data
+
+
+# --- timelines and packing --------------------------------------------------------------
+
+
+def test_token_clock_starts_executors_at_their_prompts() -> None:
+    frame = tables.timeline({"SPRINT": staged()}, "tokens").set_index("call")
+    assert frame["start"].to_dict() == {"P1": 0, "P1/1": 5, "P1/2": 12, "P2": 52}
+    assert frame["end"].max() == 62
+    assert frame["critical"].to_dict() == {"P1": True, "P1/1": False, "P1/2": True, "P2": True}
+    assert frame.loc["P2", "name"] == "answer"
+
+
+def test_a_retry_marks_what_it_replaces() -> None:
+    frame = tables.timeline({"SPRINT": staged(retry=True)}, "seconds").set_index("call")
+    assert frame.index[frame["discarded"]].tolist() == ["P1/2"]
+    assert frame.loc["P1", "first"] == 0.1
+
+
+def packed() -> Packed:
+    """Four steps of three execution lines, packed two to a stage, and the answer that needs the last."""
+    trial = "Try {}\nLeft\n no\nNone\n"
+    text = "".join(trial.format(k) for k in "abcd") + "Answer d\n"
+    steps = [Step(f"try {c}", (4 * k + 1,), f" {c}", tuple(range(4 * k + 2, 4 * k + 5))) for k, c in enumerate("abcd")]
+    steps.append(Step("answer", (17,), final=True))
+    parents = {1: (), 2: (), 3: (), 4: (), 5: (4,)}
+    annotated = Annotated(Trace("t", "Q\n", text), tuple(steps), parents)
+    return Packed(annotated, pack("Q\n", annotated.lines, steps, dependency_graph(5, parents), cap=2))
+
+
+def test_packing_shows_every_step_on_both_sides() -> None:
+    frame = tables.packing(packed(), len)
+    before, after = (frame[frame["side"] == side] for side in ("before", "after"))
+    assert before["end"].max() == len(packed().annotated.trace.text)
+    for side in (before, after):
+        assert set(side.loc[side["kind"] == "execution", "step"]) == {1, 2, 3, 4}
+    assert after.loc[after["kind"] == "execution", "stage"].tolist() == [1, 1, 2, 2]
+    assert (after.loc[after["kind"] == "final", "start"] == after["end"].iloc[:-1].max()).all()
+
+
+def test_dag_puts_the_final_step_into_a_band_of_its_own() -> None:
+    frame = tables.dag(packed().annotated, packed().packing.stage_of)
+    assert frame["band"].tolist() == ["stage 1", "stage 1", "stage 2", "stage 2", "answer"]
+    assert frame["parents"].tolist() == ["", "", "", "", "4"]
+
+
+# --- figures ----------------------------------------------------------------------------
+
+
+def _numbers(columns: str, rows: int = 4, **fixed: Any) -> pd.DataFrame:
+    values = {}
+    for column in columns.split():
+        values[column] = [float(k + 1) for k in range(rows)]
+        values |= {f"{column}_low": [k + 0.5 for k in range(rows)], f"{column}_high": [k + 1.5 for k in range(rows)]}
+    return pd.DataFrame({**values, **fixed})
+
+
+METHODS = ["base", "rft", "rft-control", "sprint"]
+CLAIMS = {"unit": ["%", "%", "ratio"], "paper": [1.0, math.nan, 2.0], "value": [1.0, 2.0, 3.0]}
+FIGURES: dict[str, tuple[Any, pd.DataFrame, dict[str, Any]]] = {
+    "timeline": (
+        plots.timeline,
+        tables.timeline({"RFT": linear(), "SPRINT": staged(retry=True)}, "seconds"),
+        {"clock": "seconds"},
+    ),
+    "dag": (plots.dag, tables.dag(packed().annotated, packed().packing.stage_of), {}),
+    "packing": (plots.packing, tables.packing(packed(), len), {}),
+    "histogram": (
+        plots.histogram,
+        pd.DataFrame({"x": [1.0, 2.5, 4.0]}),
+        {"column": "x", "label": "x", "threshold": 1.5},
+    ),
+    "loss": (plots.loss_curves, _numbers("tokens loss", model="rft"), {}),
+    "accuracy": (plots.accuracy_tokens, _numbers("accuracy sequential", method=METHODS, panel="p"), {"caption": "c"}),
+    "stages": (
+        plots.stage_reach,
+        tables.stage_reach([staged("a")], {"a": "easy"}),
+        {"caption": "c"},
+    ),
+    "reduction": (plots.reduction, _numbers("reduction length", series="s", style="main"), {"caption": "c"}),
+    "distributions": (plots.distributions, _numbers("value", method=METHODS), {"label": "tokens"}),
+    "wall clock": (plots.wall_clock, _numbers("value", method=METHODS, panel="seconds"), {"caption": "c"}),
+    "latency": (plots.predicted_measured, _numbers("predicted measured", method=METHODS), {"caption": "c"}),
+    "claims": (
+        plots.claims,
+        pd.DataFrame({**CLAIMS, "low": 0.5, "high": 3.5, "quantity": "q", "verdict": "reproduced"}),
+        {"caption": "c"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_every_figure_has_units_on_its_axes_and_fits_its_page(kind: str) -> None:
+    draw, frame, options = FIGURES[kind]
+    figure = draw(frame, title="A title", **options)
+    figure.canvas.draw()
+    page = figure.bbox
+    for axis in figure.axes:
+        assert kind == "dag" or axis.get_xlabel() or axis.get_shared_x_axes().get_siblings(axis) or kind == "wall clock"
+        box = axis.get_tightbbox()
+        assert page.x0 - 2 <= box.x0 < box.x1 <= page.x1 + 2, "something sticks out of the figure"
+    assert figure.get_label(), "a figure without a caption"
+    plots.plt.close(figure)
+
+
+def test_saving_twice_gives_the_same_svg_and_csv(workspace: Workspace) -> None:
+    draw, frame, options = FIGURES["accuracy"]
+    written = []
+    for _ in range(2):
+        picture = plots.save(draw(frame, title="t", **options), "figure", frame, workspace)
+        written.append([(workspace.figures / f"figure.{kind}").read_bytes() for kind in ("svg", "csv", "png")])
+    assert written[0] == written[1]
+    assert b"<dc:date>" not in written[0][0]
+    data, metadata = picture._repr_mimebundle_()
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert metadata["image/png"]["alt"] == "c"
+
+
+def test_what_is_saved_is_what_is_drawn(workspace: Workspace) -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.5]})
+    figure = plots.histogram(frame, "x", label="x", title="t")
+    plots.save(figure, "h", frame, workspace)
+    pd.testing.assert_frame_equal(pd.read_csv(workspace.figures / "h.csv"), frame)
+
+
+def test_show_puts_bounds_beside_their_value() -> None:
+    frame = pd.DataFrame({"method": ["sprint"], "accuracy": [91.23], "accuracy_low": [89.0], "accuracy_high": [93.0]})
+    shown = cast(SimpleNamespace, tables.show(frame)).data
+    assert shown.to_dict("records") == [{"method": "SPRINT", "accuracy (%)": "91.2 [89.0, 93.0]"}]
