@@ -437,6 +437,33 @@ def test_the_end_of_a_narrow_last_plan_is_not_learned() -> None:
     assert stops == ["</Plan_", "</Final_answer>"]
 
 
+def test_the_final_answer_does_not_learn_that_the_last_execution_succeeded() -> None:
+    places = []
+    for item in curated(solver_traces(40), cap=8).kept:
+        trajectory, id_ = item.packing.trajectory, item.annotated.trace.id
+        final = sprint_samples(trajectory.question, trajectory, id_, width=8)[-1]
+        assert final == sprint_samples(trajectory.question, trajectory, id_, width=8)[-1]
+        shown = parse(final.context + final.completion + final.stop)
+        assert not shown.defects
+        assert shown.stages[:-1] == trajectory.stages[:-1]
+        tasks = [
+            [(p.text, e.text) for p, e in zip(s.prompts, s.executions, strict=True)]
+            for s in (shown.stages[-1], trajectory.stages[-1])
+        ]
+        assert sorted(tasks[0]) == sorted(tasks[1])
+        hits = ["Solved" in execution for _, execution in tasks[0]]
+        assert hits.count(True) == 1
+        if len(hits) > 2:
+            places.append((hits.index(True) + 1) / len(hits))
+    assert len(places) > 10
+    assert 0.3 < sum(places) / len(places) < 0.8
+
+
+def test_plans_that_say_more_than_prompts_stay_in_order() -> None:
+    trajectory = packed([3, 3, 3], {}).trajectory
+    assert sprint_samples(QUESTION, trajectory, "t", width=3) == sprint_samples(QUESTION, trajectory, "t")
+
+
 def test_samples_are_stored(tmp_path: Any) -> None:
     samples = [*rft_samples(QUESTION, "Try\u2028 it\n", "a"), Sample("c", "d", "executor", "b", "</execution_")]
     assert read_samples(write_samples(tmp_path / "samples.jsonl", samples)) == samples

@@ -7,13 +7,14 @@ look at later stages, an executor none at its siblings.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sprint_lib import store
 from sprint_lib.loop import FINAL_OPEN, executor_context, planner_context
-from sprint_lib.trajectory import Stage, Trajectory, render_part, render_plan
+from sprint_lib.trajectory import Prompt, Stage, Trajectory, render_part, render_plan
 
 PLAN_STOP, EXECUTION_STOP, FINAL_STOP = "</Plan_", "</execution_", "</Final_answer>"
 
@@ -42,10 +43,14 @@ def rft_samples(question: str, text: str, trace: str) -> list[Sample]:
 def sprint_samples(question: str, trajectory: Trajectory, trace: str, width: int | None = None) -> list[Sample]:
     """The loop's calls for a trajectory: planner and executors stage by stage, then the final answer.
 
-    `question` is what the loop puts first, a system prompt included. A search trace ends at its first success, so
-    its last plan is often narrower than `width` prompts, for a reason that no planner can know in advance; with
-    `width`, the model does not learn to close such a plan there.
+    `question` is what the loop puts first, a system prompt included.
+
+    A search trace ends at its first success, which no planner can know in advance. `width`, the number of prompts
+    that plans are meant to have, keeps two things from being learned that hold in such traces only: to close the
+    last plan early (that is not trained), and that the last execution is the one that succeeded (the final answer
+    sees the last stage in random order; its tasks do not depend on each other).
     """
+    rng = random.Random(trace)
     samples: list[Sample] = []
     stages = trajectory.stages
     for done, stage in enumerate(stages):
@@ -56,9 +61,25 @@ def sprint_samples(question: str, trajectory: Trajectory, trace: str, width: int
         samples.append(Sample(planner_context(question, before), plan, "planner", trace, stop))
         samples += _executor_samples(question, before, stage, trace)
     if trajectory.final is not None:
-        context = planner_context(question, stages)
+        seen = stages if width is None else (*stages[:-1], *(_shuffled(stage, rng) for stage in stages[-1:]))
+        context = planner_context(question, seen)
         samples.append(Sample(context, FINAL_OPEN + trajectory.final, "planner", trace, FINAL_STOP, ends=True))
     return samples
+
+
+def _shuffled(stage: Stage, rng: random.Random) -> Stage:
+    """The stage with its tasks in random order; as it is if its plan says more than its prompts."""
+    if any(isinstance(part, str) and part != "\n" for part in stage.plan) or len(stage.executions) != len(
+        stage.prompts
+    ):
+        return stage
+    tasks = list(zip(stage.prompts, stage.executions, strict=True))
+    rng.shuffle(tasks)
+    plan: list[str | Prompt] = []
+    for index, (prompt, _) in enumerate(tasks, 1):
+        plan += [replace(prompt, index=index), "\n"]
+    executions = tuple(replace(execution, index=index) for index, (_, execution) in enumerate(tasks, 1))
+    return replace(stage, plan=tuple(plan), executions=executions)
 
 
 def _executor_samples(question: str, before: tuple[Stage, ...], stage: Stage, trace: str) -> Iterator[Sample]:

@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -231,25 +232,27 @@ def _arguments(checkpoints: Path, config: SftConfig, steps: int) -> Any:
     import torch
     from trl import SFTConfig
 
-    return SFTConfig(
-        output_dir=str(checkpoints),
-        max_steps=steps,
-        learning_rate=config.lr,
-        lr_scheduler_type="linear",
-        warmup_steps=math.ceil(config.warmup_share * steps),
-        max_grad_norm=config.clip,
-        bf16=config.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
-        seed=config.seed,
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        logging_steps=config.log_steps,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # a name that TRL still uses and transformers is about to drop
+        return SFTConfig(
+            output_dir=str(checkpoints),
+            max_steps=steps,
+            learning_rate=config.lr,
+            lr_scheduler_type="linear",
+            warmup_steps=math.ceil(config.warmup_share * steps),
+            max_grad_norm=config.clip,
+            bf16=config.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            gradient_checkpointing=False,
+            seed=config.seed,
+            save_steps=config.save_steps,
+            save_total_limit=2,
+            logging_steps=config.log_steps,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
 
 
 def _optimizer(model: Any, config: SftConfig) -> Any:
