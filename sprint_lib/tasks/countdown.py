@@ -33,6 +33,7 @@ from typing import Any
 from sprint_lib.tasks import NO_ANSWER, Grade, Problem
 
 MAX_VALUE = 100  # largest intermediate result in a search trace; one token each
+MAX_NUMBER = 12  # numbers of a question are 1 to this; APR has 99, more than a model of this size learns
 TARGETS = (10, 100)  # inclusive range of targets (APR, section 4)
 TEST_SHARE = 10  # one problem in so many is held out
 _MAX_EXPRESSION = 200  # characters; longer answers are malformed
@@ -174,7 +175,7 @@ def split_of(numbers: Sequence[int], target: int) -> str:
     return "test" if hashlib.sha256(key.encode()).digest()[0] % TEST_SHARE == 0 else "train"
 
 
-def draw(rng: random.Random, split: str, *, count: int = 4, max_number: int = 20) -> tuple[State, int]:
+def draw(rng: random.Random, split: str, *, count: int = 4, max_number: int = MAX_NUMBER) -> tuple[State, int]:
     """One (sorted numbers, target) of a split, uniform; not necessarily solvable."""
     while True:
         numbers = tuple(sorted(rng.randint(1, max_number) for _ in range(count)))
@@ -188,7 +189,7 @@ class Countdown:
 
     name = "countdown"
 
-    def load(self, n: int, *, split: str, seed: int, max_number: int = 20, **_: Any) -> list[Problem]:
+    def load(self, n: int, *, split: str, seed: int, max_number: int = MAX_NUMBER, **_: Any) -> list[Problem]:
         """Return `n` distinct solvable problems of a split, the same for the same seed.
 
         Raises:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 MAX_STAGES, MAX_PROMPTS = 12, 24
+_STATE = "training_state.pt"  # what a run that was cut goes on from
 _WORDS = [
     *("Numbers:", "\nTarget:", "Try", "Left", "None", "Solved", "Answer", " none", " ->", " ;", " ="),
     *(" +", " -", " *", " /", " no\n", " yes\n", "\n", "-----\n", "Based on execution_"),
@@ -42,14 +43,15 @@ class BaseConfig:
     kv_heads: int = 2
     ffn: int = 704
     context: int = 4096
-    max_number: int = 20
-    tokens: int = 24_000_000  # seen in training, padding left out
+    max_number: int = countdown.MAX_NUMBER
+    tokens: int = 18_800_000  # seen in training, padding left out
     batch_tokens: int = 2048
     lr: float = 2e-3
     warmup: int = 100  # steps
-    decay_share: float = 0.4  # the last part of training, over which the rate falls to zero
+    decay_share: float = 0.6  # the last part of training, over which the rate falls to zero
     weight_decay: float = 0.05
     chain_weight: float = 3.0  # weight of the tokens of a solution chain in the loss
+    hit_weight: float = 10.0  # weight of the verdict that ends a search: one line in forty, and all depends on it
     seed: int = 0
     threads: int = 1
 
@@ -107,53 +109,58 @@ def build_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> Llama
 def draw_example(rng: random.Random, max_number: int) -> tuple[str, str]:
     """(question, trace) of the train split: mostly four numbers, some subproblems, few without solution."""
     kind = rng.random()
-    count = 4 if kind < 0.88 else 3 if kind < 0.97 else 2
+    count = 4 if kind < 0.7 else 3 if kind < 0.9 else 2
     while True:
         numbers, target = countdown.draw(rng, "train", count=count, max_number=max_number)
-        if count < 4 or rng.random() < 0.02 or countdown.solve(numbers, target):
+        if rng.random() < (0.02 if count == 4 else 0.3) or countdown.solve(numbers, target):
             return countdown.question(numbers, target), countdown.search_trace(numbers, target)
 
 
-def _batches(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[tuple[list[int], int]]]:
-    """Endless batches of (token ids, length of the question), of similar length each."""
-    rng = random.Random(config.seed)
+def _batches(
+    config: BaseConfig, tokenizer: PreTrainedTokenizerFast, start: int
+) -> Iterator[list[tuple[list[int], int]]]:
+    """Endless batches of (token ids, length of the question), all of one padded length each.
+
+    A run that goes on at step `start` draws new problems, never those it has seen.
+
+    Few distinct shapes matter on a CPU: a kernel is compiled for every new one.
+    """
+    rng = random.Random(f"{config.seed} {start}")
+    buckets: dict[int, list[tuple[list[int], int]]] = {}
     while True:
-        pool = []
-        for _ in range(256):
-            question, trace = draw_example(rng, config.max_number)
-            start = len(tokenizer.encode(question))
-            pool.append(([*tokenizer.encode(question + trace), tokenizer.eos_token_id], start))
-        pool.sort(key=lambda e: len(e[0]))
-        batches, batch = [], []
-        for example in pool:
-            if batch and len(example[0]) * (len(batch) + 1) > config.batch_tokens:
-                batches.append(batch)
-                batch = []
-            batch.append(example)
-        batches.append(batch)
-        rng.shuffle(batches)
-        yield from batches
+        question, trace = draw_example(rng, config.max_number)
+        ids = [*tokenizer.encode(question + trace), tokenizer.eos_token_id]
+        bucket = buckets.setdefault(_padded(len(ids)), [])
+        bucket.append((ids, len(tokenizer.encode(question))))
+        if len(bucket) >= max(1, config.batch_tokens // _padded(len(ids))):
+            yield buckets.pop(_padded(len(ids)))
+
+
+def _padded(length: int) -> int:
+    return math.ceil(length / 64) * 64
 
 
 def _collate(
-    batch: list[tuple[list[int], int]], solved_id: int, chain_weight: float
+    batch: list[tuple[list[int], int]], solved_id: int, config: BaseConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids [rows, length] and loss weights, zero on question and padding."""
     import torch
 
-    width = max(len(ids) for ids, _ in batch)
+    width = _padded(max(len(ids) for ids, _ in batch))
     ids_out = torch.zeros(len(batch), width, dtype=torch.long)
     weights = torch.zeros(len(batch), width)
     for row, (ids, start) in enumerate(batch):
         ids_out[row, : len(ids)] = torch.tensor(ids)
         weights[row, start : len(ids)] = 1.0
         if solved_id in ids:
-            weights[row, ids.index(solved_id) : len(ids)] = chain_weight
+            solved = ids.index(solved_id)
+            weights[row, solved - 1] = config.hit_weight
+            weights[row, solved : len(ids)] = config.chain_weight
     return ids_out, weights
 
 
-def _rate(config: BaseConfig, step: int, share: float) -> float:
-    warm = min(1.0, (step + 1) / config.warmup)
+def _rate(config: BaseConfig, steps_here: int, share: float) -> float:
+    warm = min(1.0, (steps_here + 1) / config.warmup)  # after a resume, too
     return config.lr * warm * min(1.0, (1.0 - share) / config.decay_share)
 
 
@@ -162,8 +169,8 @@ def train_base(
 ) -> dict[str, Any]:
     """Train the base model and save it to `out` (bf16 safetensors, tokenizer, training.json).
 
-    The model is also saved every few minutes, so that a cut run leaves its last
-    state. Returns what was trained and how long it took.
+    The state is saved every few minutes, and a run that was cut goes on from it.
+    Returns what was trained and how long it took.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -177,13 +184,14 @@ def train_base(
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
     solved_id = tokenizer.convert_tokens_to_ids("Solved")
-    started = saved = time.monotonic()
-    seen, step, mean_loss = 0, 0, math.nan
-    curve: list[dict[str, float]] = []
-    for batch in _batches(config, tokenizer):
+    state = _load_state(out, config, model, optimizer)
+    seen, step, mean_loss, curve = state["seen"], state["step"], state["loss"], state["curve"]
+    first_step, saved = step, time.monotonic()
+    started = saved - state["seconds"]
+    for batch in _batches(config, tokenizer, first_step):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(config, step, seen / config.tokens)
-        ids, weights = _collate(batch, solved_id, config.chain_weight)
+            group["lr"] = _rate(config, step - first_step, seen / config.tokens)
+        ids, weights = _collate(batch, solved_id, config)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=ids).logits
         losses = cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
@@ -202,11 +210,13 @@ def train_base(
             curve.append({"step": step, "tokens": seen, "loss": mean_loss, "seconds": seconds})
             report({**curve[-1], "tokens_per_second": seen / seconds})
         if time.monotonic() - saved > 60 * save_minutes:
-            _save(model, tokenizer, out)
             saved = time.monotonic()
+            numbers = {"seen": seen, "step": step, "loss": mean_loss, "curve": curve, "seconds": saved - started}
+            _save_state(out, config, model, optimizer, numbers)
         if seen >= config.tokens:
             break
-    _save(model, tokenizer, out)
+    _save_model(model, tokenizer, out)
+    (out / _STATE).unlink(missing_ok=True)
     summary = {
         "config": asdict(config),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -219,10 +229,34 @@ def train_base(
     return summary
 
 
-def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    import copy
-
+def _load_state(out: Path, config: BaseConfig, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) -> dict[str, Any]:
+    """Numbers to go on from; weights and optimizer are set if there is a state of the same settings."""
     import torch
 
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(out)
+    path = out / _STATE
+    if path.exists():
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        if state.pop("config") == asdict(config):
+            model.load_state_dict(state.pop("model"))
+            optimizer.load_state_dict(state.pop("optimizer"))
+            return state
+    return {"seen": 0, "step": 0, "loss": math.nan, "curve": [], "seconds": 0.0}
+
+
+def _save_state(
+    out: Path, config: BaseConfig, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, numbers: dict[str, Any]
+) -> None:
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    state = {"config": asdict(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(), **numbers}
+    partial = out / (_STATE + ".partial")
+    torch.save(state, partial)
+    partial.replace(out / _STATE)
+
+
+def _save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    import torch
+
+    model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
