@@ -120,14 +120,11 @@ class Decoder:
 
         Memory is only touched where it is used.
         """
-        import torch
-
         if length <= self.capacity:
             return
         s, old = self.shape, self.store
         self.capacity = min(s.context, max(length, 2 * self.capacity, _GROWTH))
-        # zeros and not empty: what masked positions hold is multiplied by zero, and must not be NaN
-        self.store = torch.zeros(self.slots, s.layers, 2, s.kv_heads, self.capacity, s.head_dim, dtype=self.dtype)
+        self.store = _untouched((self.slots, s.layers, 2, s.kv_heads, self.capacity, s.head_dim), self.dtype)
         for slot, used in enumerate(filled):
             if used:
                 self.store[slot, :, :, :, :used] = old[slot, :, :, :, :used]
@@ -181,6 +178,19 @@ class Decoder:
 
         size = torch.linalg.vecdot(x, x).add_(self.shape.eps * self.shape.hidden).rsqrt_()
         return (x * size.unsqueeze(1)).to(self.dtype)
+
+
+def _untouched(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that take no memory before they are written to; those of torch and numpy take it at once.
+
+    Zeros because what masked positions hold is multiplied by zero, and must not be NaN.
+    """
+    import mmap
+
+    import torch
+
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 @dataclass(frozen=True)
