@@ -160,12 +160,12 @@ def test_traces_of_the_solver_are_graded_right_exactly_if_there_is_a_solution(co
 def test_a_trace_is_the_solver_s_search() -> None:
     assert search_trace((2, 3, 17), 85) == (
         "Left 2 3 17 -> 85\n"
-        " 2 + 3 = 5 ; 5 17 -> 85 yes\n"
+        " 2 + 3 = 5 ; 5 17 = 22 12 85 -> 85 yes\n"
         "Solved 2 + 3 = 5 ; 5 * 17 = 85\n"
         "Answer 2 + 3 = 5 ; 5 * 17 = 85\n"
     )
     trace = search_trace((3, 4, 5, 7), 24)
-    assert trace.startswith("Try 3 + 4\nLeft 5 7 7 -> 24\n 5 + 7 = 12 ; 7 12 -> 24 no\n")
+    assert trace.startswith("Try 3 + 4\n = 7\nLeft 5 7 7 -> 24\n 5 + 7 = 12 ; 7 12 = 19 5 84 -> 24 no\n")
     assert trace.endswith("Answer 3 * 4 = 12 ; 5 + 7 = 12 ; 12 + 12 = 24\n")
     assert trace.count("Try ") == trace.count("\nNone\n") + 1
     assert search_trace((1, 1, 1, 1), 99).endswith("None\nAnswer none\n")

@@ -264,8 +264,8 @@ def curated(traces: list[Trace], **options: Any) -> CurationReport:
 EXAMPLE = Trace(
     "2-3-4-17=85",
     "Numbers: 2 3 4 17\nTarget: 85\n",
-    "Try 2 + 3\nLeft 4 5 17 -> 85\n 4 + 5 = 9 ; 9 17 -> 85 no\nNone\n"
-    "Try 3 - 2\nLeft 1 4 17 -> 85\n 1 + 4 = 5 ; 5 17 -> 85 yes\nSolved 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n"
+    "Try 2 + 3\n = 5\nLeft 4 5 17 -> 85\n 4 + 5 = 9 ; 9 17 = 26 8 -> 85 no\nNone\n"
+    "Try 3 - 2\n = 1\nLeft 1 4 17 -> 85\n 1 + 4 = 5 ; 5 17 = 22 12 85 -> 85 yes\nSolved 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n"
     "Answer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n",
 )
 
@@ -278,8 +278,8 @@ def test_a_search_becomes_parallel_first_moves() -> None:
         "Numbers: 2 3 4 17\nTarget: 85\n"
         "<Plan_1>\n<prompt_1.1> 2 + 3</prompt_1.1>\n<prompt_1.2> 3 - 2</prompt_1.2>\n</Plan_1>\n"
         "<Execution_1>\n"
-        "<execution_1.1>\nLeft 4 5 17 -> 85\n 4 + 5 = 9 ; 9 17 -> 85 no\nNone\n</execution_1.1>\n"
-        "<execution_1.2>\nLeft 1 4 17 -> 85\n 1 + 4 = 5 ; 5 17 -> 85 yes\n"
+        "<execution_1.1>\n = 5\nLeft 4 5 17 -> 85\n 4 + 5 = 9 ; 9 17 = 26 8 -> 85 no\nNone\n</execution_1.1>\n"
+        "<execution_1.2>\n = 1\nLeft 1 4 17 -> 85\n 1 + 4 = 5 ; 5 17 = 22 12 85 -> 85 yes\n"
         "Solved 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n</execution_1.2>\n"
         "</Execution_1>\n"
         "<Final_answer>\nAnswer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n</Final_answer>\n"

@@ -89,7 +89,7 @@ def _run(work: Coroutine[Any, Any, Completion]) -> Completion:
 
 
 def _prompts() -> list[str]:
-    lines = ["Try 2 + 3\n", "Left 4 5 17 -> 85\n", " 4 + 5 = 9 ; 9 17 -> 85 no\n", "None\n", "Try 3 - 2\n"]
+    lines = ["Try 2 + 3\n", "Left 4 5 17 -> 85\n", " 4 + 5 = 9 ; 9 17 = 26 8 -> 85 no\n", "None\n", "Try 3 - 2\n"]
     return [QUESTION + "".join(lines[:n]) for n in range(len(lines) + 1)]
 
 

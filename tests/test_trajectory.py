@@ -27,7 +27,7 @@ First moves.
 <Execution_1>
 <execution_1.1>
 Left 4 5 17 -> 85
- 4 + 5 = 9 ; 9 17 -> 85 no
+ 4 + 5 = 9 ; 9 17 = 26 8 -> 85 no
 None
 </execution_1.1>
 <execution_1.2>

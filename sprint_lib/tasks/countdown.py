@@ -8,13 +8,15 @@ solver whose depth-first search traces are the language the base model learns:
     Numbers: 3 4 5 7
     Target: 24
     Try 3 + 4                               one first move ...
+     = 7
     Left 5 7 7 -> 24                        ... the subproblem it leaves ...
-     5 + 7 = 12 ; 7 12 -> 24 no             ... each second move, checked ...
-    None                                    ... to its end, then backtrack
+     5 + 7 = 12 ; 7 12 = 19 5 84 -> 24 no   ... each second move, and what the last two numbers give ...
+    None                                    ... to the end, then backtrack
     Try 3 * 5
+     = 15
     Left 4 7 15 -> 24
-     4 + 7 = 11 ; 11 15 -> 24 no
-     7 - 4 = 3 ; 3 15 -> 24 no
+     4 + 7 = 11 ; 11 15 = 26 4 -> 24 no
+     7 - 4 = 3 ; 3 15 = 18 12 45 5 -> 24 no
     ...
     Solved 3 * 4 = 12 ; 5 + 7 = 12 ; 12 + 12 = 24
     Answer 3 * 4 = 12 ; 5 + 7 = 12 ; 12 + 12 = 24
@@ -129,20 +131,22 @@ def chain_text(chain: Sequence[Move]) -> str:
     return " ; ".join(map(str, chain))
 
 
+def _check(pair: State, target: int) -> str:
+    """What a pair of numbers gives, within the largest value, and whether the target is among it."""
+    results = [move.result for move in moves(pair)]
+    verdict = "yes" if target in results else "no"
+    return f"{pair[0]} {pair[1]} = {' '.join(map(str, results))} -> {target} {verdict}\n"
+
+
 def _subsearch(state: State, target: int, before: list[Move], out: list[str]) -> bool:
     """Write the search of a two- or three-number state; True if it solved the problem."""
     out.append(f"Left {' '.join(map(str, state))} -> {target}\n")
-    for move in moves(state) if len(state) == 3 else []:
-        last = finishing_move(move.left, target)
-        verdict = "yes" if last else "no"
-        out.append(f" {move} ; {' '.join(map(str, move.left))} -> {target} {verdict}\n")
+    for move in moves(state) if len(state) == 3 else [None]:
+        pair = move.left if move else state
+        out.append((f" {move} ; " if move else " ") + _check(pair, target))
+        last = finishing_move(pair, target)
         if last:
-            out.append(f"Solved {chain_text([*before, move, last])}\n")
-            return True
-    if len(state) == 2:
-        last = finishing_move(state, target)
-        if last:
-            out.append(f"Solved {chain_text([*before, last])}\n")
+            out.append(f"Solved {chain_text([*before, *([move] if move else []), last])}\n")
             return True
     out.append("None\n")
     return False
@@ -157,7 +161,7 @@ def search_trace(numbers: Sequence[int], target: int) -> str:
     else:
         solved = False
         for move in moves(state):
-            out.append(f"Try {move.task}\n")
+            out.append(f"Try {move.task}\n = {move.result}\n")
             solved = _subsearch(move.left, target, [move], out)
             if solved:
                 break
