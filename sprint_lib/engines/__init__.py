@@ -81,7 +81,7 @@ class EngineSpec:
 
     kind: str = "embedded"
     model: str = ""  # folder of a Hugging Face causal language model with its tokenizer
-    dtype: str = "float32"  # float64: a request's text never depends on what else is running
+    dtype: str = "float32"  # or bfloat16 (faster); float64: a text never depends on what else is running
     max_batch: int = 64  # sequences decoded together
     threads: int = 1
 
