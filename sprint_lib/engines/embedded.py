@@ -256,9 +256,7 @@ class EmbeddedEngine:
 
         started = time.monotonic()  # reading the prompt is the engine's work too
         if request.max_tokens < 1 or request.temperature < 0 or "" in request.stop:
-            raise EngineError(
-                f"max_tokens from 1, temperature from 0 and stop strings of some length, please: {request}"
-            )
+            raise EngineError(f"a request needs max_tokens >= 1, temperature >= 0 and no empty stop string: {request}")
         ids = self._tokenizer.encode(request.prompt).ids
         if not ids:
             raise EngineError("the prompt is empty; a completion needs at least one token to start from")
