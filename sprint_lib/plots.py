@@ -20,7 +20,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -78,6 +80,11 @@ def colour(method: str) -> Any:
     return COLOURS.get(method, _PALETTE[6])
 
 
+def marker(method: str) -> str:
+    """The marker of a method or run, the same in all figures."""
+    return MARKERS.get(method, "o")
+
+
 def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind", font_scale=0.8, rc=_LINES)
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False, **options)
@@ -86,10 +93,11 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> t
     return figure, axes
 
 
-def _caption(figure: Figure, text: str, handles: Sequence[Patch] = ()) -> None:
+def _caption(figure: Figure, text: str, handles: Sequence[Artist] = ()) -> None:
     """The caption under the figure, and under it one row of legend in the lines left blank for it."""
     blank = "\n\n" if handles else ""
-    figure.supxlabel(textwrap.fill(text, 128) + blank, x=0.01, ha="left", fontsize=8, color="0.3", linespacing=1.3)
+    wrapped = textwrap.fill(text, 136, break_on_hyphens=False)
+    figure.supxlabel(wrapped + blank, x=0.01, ha="left", fontsize=8, color="0.3", linespacing=1.3)
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8)
     figure.set_label(text)
@@ -345,9 +353,9 @@ def loss_curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure
 
 
 def _whisker(rows: pd.DataFrame | pd.Series, column: str) -> np.ndarray:
-    """Distances from the value to its bounds, never negative, 0 where there are none, shape (2, rows)."""
+    """Distances from the value to its bounds, never negative, NaN (not drawn) where there are none, (2, rows)."""
     value, low, high = (np.atleast_1d(rows[c]).astype(float) for c in (column, f"{column}_low", f"{column}_high"))
-    return np.nan_to_num(np.clip(np.stack([value - low, high - value]), 0, None))
+    return np.clip(np.stack([value - low, high - value]), 0, None)
 
 
 def accuracy_tokens(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
@@ -364,17 +372,18 @@ def accuracy_tokens(frame: pd.DataFrame, *, title: str, caption: str = "") -> Fi
             method = str(row["method"])
             axis.errorbar(
                 row["sequential"], row["accuracy"], xerr=_whisker(row, "sequential"), yerr=_whisker(row, "accuracy"),
-                fmt=MARKERS.get(method, "o"), color=colour(method), markersize=8, capsize=3, label=name(method),
+                fmt=marker(method), color=colour(method), markersize=8, capsize=3, label=name(method),
             )  # fmt: skip
         axis.set_title(panel, loc="left", fontsize=10)
         axis.set_xlabel("sequential tokens a problem (mean)")
-        axis.set_xlim(left=0)
-        axis.margins(x=0.12, y=0.15)
+        axis.set_xlim(0, 1.12 * float(rows[["sequential", "sequential_high"]].max(axis=None)))
+        axis.margins(y=0.15)
         axis.yaxis.set_major_locator(MaxNLocator(6))
-        axis.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
     axes.flat[0].set_ylabel("accuracy (%)")
     figure.suptitle(title, x=0.01, ha="left")
-    _caption(figure, caption)
+    shown = dict.fromkeys(map(str, frame["method"]))
+    handles = [Line2D([], [], color=colour(m), marker=marker(m), linestyle="none", label=name(m)) for m in shown]
+    _caption(figure, caption, handles)
     return figure
 
 
@@ -396,7 +405,9 @@ def stage_reach(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure
     upper.set_ylabel("problems that\nreach the stage (%)")
     lower.set_ylabel("problems with more\nthan one prompt")
     lower.set_xlabel("stage")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    deepest = int(frame["stage"].max())
+    lower.set_xlim(0.7, deepest + 0.3)
+    lower.set_xticks(range(1, deepest + 1))
     upper.set_ylim(0, 104)
     lower.set_ylim(bottom=0)
     figure.legend(*upper.get_legend_handles_labels(), loc="outside right upper", frameon=False)
@@ -424,7 +435,7 @@ def reduction(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
         )  # fmt: skip
     axis.set_xlabel("sequential tokens of the run that decides the bucket (mean of the bucket)")
     axis.set_ylabel("fewer sequential tokens (%)")
-    axis.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     figure.suptitle(title, x=0.01, ha="left")
     _caption(figure, caption)
     return figure
@@ -491,7 +502,7 @@ def claims(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
             axis.plot(row["paper"], place, "D", color="white", markeredgecolor=INK, markersize=7)
         axis.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(q, 46)) for q in rows["quantity"]], fontsize=8)
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.axvline(1.0 if unit == "ratio" else 0.0, color=INK, linewidth=1, zorder=0)
+        axis.axvline(1.0 if unit == "ratio" else 0.0, color=INK, linewidth=1.2, linestyle="--", zorder=1)
         axis.set_xlabel(unit)
     figure.suptitle(title, x=0.01, ha="left")
     handles = [Patch(color=shade, label=f"this run: {verdict}") for verdict, shade in shades.items()]
@@ -509,7 +520,7 @@ def predicted_measured(frame: pd.DataFrame, *, title: str, caption: str = "") ->
     for method, rows in frame.groupby("method", sort=False):
         axis.scatter(
             rows["predicted"], rows["measured"], s=22, alpha=0.75, color=colour(str(method)),
-            marker=MARKERS.get(str(method), "o"), label=name(str(method)), linewidths=0,
+            marker=marker(str(method)), label=name(str(method)), linewidths=0,
         )  # fmt: skip
     axis.set_xlim(0, top)
     axis.set_ylim(0, top)

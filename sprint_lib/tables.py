@@ -283,7 +283,7 @@ def stage_reach(attempts: Sequence[Attempt], groups: Mapping[str, str]) -> pd.Da
     `groups` gives the group of a problem id; groups come in the order of their first problem in it.
     """
     widths = {a.problem: [len(stage.prompts) for stage in parse(a.text).stages] for a in attempts}
-    deepest = max((len(stages) for stages in widths.values()), default=0)
+    deepest = max([1, *map(len, widths.values())])
     rows = []
     for group in dict.fromkeys(groups.values()):
         members = [stages for problem, stages in widths.items() if groups[problem] == group]
@@ -326,30 +326,37 @@ def reduction_by_length(
 def panel(title: str, frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """A panel of `plots.wall_clock`: one column of a table of methods, with its bounds where it has any."""
     value = frame[column].to_numpy()
-    low, high = (frame.get(f"{column}{end}", frame[column]).to_numpy() for end in ("_low", "_high"))
+    low, high = (frame.get(f"{column}{end}", frame[column] * math.nan).to_numpy() for end in ("_low", "_high"))
     return pd.DataFrame(
         {"panel": title, "method": frame["method"].to_numpy(), "value": value, "value_low": low, "value_high": high}
     )
 
 
-def measured_rates(attempts: Sequence[Attempt]) -> accounting.LatencyModel:
-    """Prefill and decode rate of one call at a time, from attempts whose calls ran alone on the engine.
+def measured_rates(linear: Sequence[Attempt], staged: Sequence[Attempt]) -> accounting.LatencyModel:
+    """Rates of a call that has the engine for itself, from attempts made one at a time.
 
-    Decoding: completion tokens after the first, over the seconds after the first. Prefill:
-    uncached prompt tokens over the seconds before the first token, what is no prefill
-    in them (tokenising, queueing) included, so that no further overhead a call is needed.
+    Decoding and the overhead a call come from `linear` attempts, whose one call has a
+    short prompt; prefilling from the planner calls of `staged` ones, which begin when all
+    executors have ended: their uncached prompt tokens over the seconds before their first
+    token, the overhead taken off (a tenth of those seconds at least, or noise could make
+    reading free).
 
     Raises:
         ValueError: if there is nothing to measure.
     """
-    calls = [call for attempt in attempts for call in attempt.calls if call.completion_tokens > 1]
-    before = sum(call.first_token - call.started for call in calls)
-    after = sum(call.ended - call.first_token for call in calls)
-    if not before or not after:
-        raise ValueError(f"no rates to measure in {len(attempts)} attempts with {len(calls)} calls of some length")
-    prefilled = sum(call.prompt_tokens - call.cached_tokens for call in calls)
-    decoded = sum(call.completion_tokens - 1 for call in calls)
-    return accounting.LatencyModel(prefill_rate=prefilled / before, decode_rate=decoded / after)
+    single = [call for attempt in linear for call in attempt.calls if call.completion_tokens > 1]
+    planners = [call for attempt in staged for call in attempt.calls if call.role == "planner"]
+    if not single or not planners:
+        raise ValueError(f"no rates to measure in {len(linear)} linear and {len(staged)} staged attempts")
+    overhead = sum(call.first_token - call.started for call in single) / len(single)
+    decoding = sum(call.ended - call.first_token for call in single)
+    waiting = sum(call.first_token - call.started for call in planners)
+    prefilled = sum(call.prompt_tokens - call.cached_tokens for call in planners)
+    return accounting.LatencyModel(
+        prefill_rate=prefilled / max(waiting - overhead * len(planners), 0.1 * waiting),
+        decode_rate=sum(call.completion_tokens - 1 for call in single) / decoding,
+        overhead=overhead,
+    )
 
 
 # --- properties (Table 1) ---------------------------------------------------------------

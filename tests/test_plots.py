@@ -115,11 +115,13 @@ def test_properties_are_read_off_the_calls() -> None:
 
 
 def test_rates_come_from_the_seconds_before_and_after_the_first_token() -> None:
-    model = tables.measured_rates([linear(tokens=91)])
-    assert model.prefill_rate == pytest.approx(80)
+    slow = Call("P1", "planner", 1, prompt_tokens=90, cached_tokens=30, completion_tokens=5, first_token=0.4, ended=1.0)
+    model = tables.measured_rates([linear(tokens=91)], [Attempt("a", "sprint", "ok", True, "", "", (slow,))])
+    assert model.overhead == pytest.approx(0.1)
     assert model.decode_rate == pytest.approx(100)
+    assert model.prefill_rate == pytest.approx(200)
     with pytest.raises(ValueError, match="no rates"):
-        tables.measured_rates([])
+        tables.measured_rates([], [])
 
 
 def test_model_text_brings_no_markup_into_a_notebook() -> None:
