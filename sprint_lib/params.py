@@ -306,9 +306,7 @@ def _literals(path: Path, source: str) -> dict[str, Any]:
     for statement in parse_cell(path, 0, source).body:
         name, value = _assignment(statement)
         if name is None or value is None:
-            raise ParamsError(
-                f"{path}: parameters cell, line {statement.lineno}: only 'name = literal' may stand here"
-            )
+            raise ParamsError(f"{path}: parameters cell, line {statement.lineno}: only 'name = literal' may stand here")
         if name in values:
             raise ParamsError(f"{path}: parameters cell, line {statement.lineno}: '{name}' is set twice")
         try:
