@@ -13,6 +13,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -146,7 +147,7 @@ def timeline(frame: pd.DataFrame, *, clock: str, title: str, caption: str = "") 
         end = float(rows["end"].max())
         axis.axvline(end, color=INK, linewidth=1, linestyle=":")
         amount = f"{end:,.0f} tokens" if clock == "tokens" else f"{end:.2f} s"
-        axis.annotate(amount, (end, -0.75), ha="right", va="center", xytext=(-3, 0), textcoords="offset points")
+        _end_label(axis, end, amount)
         axis.set_yticks(range(count), _lane_names(rows, count))
         axis.set_ylim(count - 0.4, -1.1)
         axis.set_xlim(0, reach * 1.02)
@@ -157,6 +158,12 @@ def timeline(frame: pd.DataFrame, *, clock: str, title: str, caption: str = "") 
     text = caption or "Dark outline: the critical path, the calls the answer had to wait for."
     _caption(figure, text, _timeline_handles(frame))
     return figure
+
+
+def _end_label(axis: Axes, end: float, text: str) -> None:
+    label = axis.annotate(text, (end, -0.76), ha="right", va="center", xytext=(-3, 0), textcoords="offset points")
+    label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.0})
+    label.set_zorder(5)
 
 
 def _bar(axis: Axes, row: Any, reach: float) -> None:
@@ -276,9 +283,7 @@ def packing(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
             _piece(axis, row, shades, reach)
         end = float(rows["end"].max())
         axis.axvline(end, color=INK, linewidth=1, linestyle=":")
-        axis.annotate(
-            f"{end:,.0f} tokens", (end, -0.78), ha="right", va="center", xytext=(-3, 0), textcoords="offset points"
-        )
+        _end_label(axis, end, f"{end:,.0f} tokens")
         if side == "after":
             for _, stage in rows[rows["stage"] > 0].groupby("stage"):
                 axis.axvline(float(stage["start"].min()), color="0.6", linewidth=0.8, linestyle="--", zorder=1)
@@ -397,11 +402,11 @@ def stage_reach(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure
     upper, lower = axes.flat
     groups = list(dict.fromkeys(frame["group"]))
     shades = sns.color_palette("viridis", len(groups))
-    for group, shade in zip(groups, shades, strict=True):
+    for group, shade, shape in zip(groups, shades, cycle("osD^vP"), strict=False):
         rows = frame[frame["group"] == group]
         label = f"{group} (n = {int(rows['problems'].iloc[0])})"
-        upper.plot(rows["stage"], rows["share"], marker="o", color=shade, label=label)
-        lower.plot(rows["stage"], rows["parallel"], marker="o", markersize=4, linestyle="--", color=shade)
+        upper.plot(rows["stage"], rows["share"], marker=shape, color=shade, label=label)
+        lower.plot(rows["stage"], rows["parallel"], marker=shape, markersize=5, linestyle="--", color=shade)
     upper.set_ylabel("problems that\nreach the stage (%)")
     lower.set_ylabel("problems with more\nthan one prompt")
     lower.set_xlabel("stage")
@@ -477,7 +482,7 @@ def wall_clock(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
         axis.set_xticks(places, [name(str(m)) for m in rows["method"]])
         axis.margins(y=0.15)
         axis.grid(axis="x", visible=False)
-        axis.set_title("\n".join(textwrap.wrap(panel, 34)), loc="left", fontsize=9.5)
+        axis.set_title("\n".join(textwrap.wrap(panel, 30)), loc="left", fontsize=9.5)
     figure.suptitle(title, x=0.01, ha="left")
     _caption(figure, caption)
     return figure
