@@ -184,7 +184,7 @@ def _bar(axis: Axes, row: Any, reach: float) -> None:
         hatch="///" if row.discarded else None,
         zorder=order,
     )
-    if (row.end - row.first) / reach > 0.011 * len(row.name) + 0.01:
+    if not row.discarded and (row.end - row.first) / reach > 0.011 * len(row.name) + 0.01:
         middle = (row.first + row.end) / 2
         axis.text(middle, row.lane, row.name, ha="center", va="center", color="white", fontsize=7.5, zorder=4)
 
@@ -332,8 +332,14 @@ def histogram(
     axis.xaxis.set_major_locator(MaxNLocator(9, integer=whole))
     axis.set_ylabel("traces")
     figure.suptitle(title, x=0.01, ha="left")
-    _caption(figure, caption or f"n = {len(values):,}; median {np.median(values):.3g}, mean {values.mean():.3g}.")
+    _caption(
+        figure, caption or f"n = {len(values):,}; median {_short(np.median(values))}, mean {_short(values.mean())}."
+    )
     return figure
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def loss_curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
@@ -341,7 +347,14 @@ def loss_curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure
     figure, axes = _figure(3.4)
     axis = axes.flat[0]
     for model, rows in frame.groupby("model", sort=False):
-        axis.plot(rows["tokens"] / 1e3, rows["loss"], color=colour(str(model)), label=name(str(model)), linewidth=1.6)
+        axis.plot(
+            rows["tokens"] / 1e3,
+            rows["loss"],
+            marker=".",
+            color=colour(str(model)),
+            label=name(str(model)),
+            linewidth=1.6,
+        )
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))

@@ -162,7 +162,7 @@ def timeline(attempts: Mapping[str, Attempt], clock: str) -> pd.DataFrame:
     for panel, attempt in attempts.items():
         critical = {segment.call for segment in accounting.critical_path(attempt)}
         begins = _token_starts(attempt.calls)
-        retried = _retried(attempt.calls)
+        retried, lanes = _retried(attempt.calls), _lanes(attempt.calls)
         last = max((call for call in attempt.calls if call.role == "planner"), key=lambda c: c.stage, default=None)
         for call in attempt.calls:
             start, first, end = call.started, call.first_token, call.ended
@@ -174,7 +174,7 @@ def timeline(attempts: Mapping[str, Attempt], clock: str) -> pd.DataFrame:
                     "panel": panel,
                     "call": call.id,
                     "role": call.role,
-                    "lane": 0 if call.role == "planner" else call.index,
+                    "lane": lanes[call.id],
                     "name": _bar_name(call, answer=call is last and attempt.status == "ok"),
                     "start": start,
                     "first": first,
@@ -199,6 +199,23 @@ def _retried(calls: Sequence[Call]) -> set[str]:
     """Calls whose place was taken by another try: same role, stage and index, waiting for them."""
     place = {call.id: (call.role, call.stage, call.index) for call in calls}
     return {w.call for call in calls for w in call.waits if place.get(w.call) == place[call.id]}
+
+
+def _lanes(calls: Sequence[Call]) -> dict[str, int]:
+    """Rows of a chart: planners in 0, the executors of a stage below in order, a further try where the first was."""
+    place = {call.id: (call.role, call.stage, call.index) for call in calls}
+    lanes: dict[str, int] = {}
+    used: Counter[int] = Counter()
+    for call in calls:
+        again = next((w.call for w in call.waits if place.get(w.call) == place[call.id]), None)
+        if again in lanes:
+            lanes[call.id] = lanes[again]
+        elif call.role == "executor":
+            used[call.stage] += 1
+            lanes[call.id] = used[call.stage]
+        else:
+            lanes[call.id] = 0 if call.role == "planner" else call.index
+    return lanes
 
 
 def _bar_name(call: Call, *, answer: bool) -> str:

@@ -143,6 +143,7 @@ def test_token_clock_starts_executors_at_their_prompts() -> None:
 def test_a_retry_marks_what_it_replaces() -> None:
     frame = tables.timeline({"SPRINT": staged(retry=True)}, "seconds").set_index("call")
     assert frame.index[frame["discarded"]].tolist() == ["P1/2"]
+    assert frame["lane"].to_dict() == {"P1": 0, "P1/1": 1, "P1/2": 2, "P1/2b": 2, "P2": 0}
     assert frame.loc["P1", "first"] == 0.1
 
 
