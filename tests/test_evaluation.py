@@ -194,6 +194,7 @@ def test_run_works_inside_a_running_event_loop(fake: Any, space: Workspace) -> N
 
 
 def test_interrupted_cell_stops_its_run(fake: Any, space: Workspace, monkeypatch: Any) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     monkeypatch.setenv("FAKE_SECONDS", "0.02")
 
     def interrupt(named: Mapping[str, Progress]) -> None:
@@ -207,6 +208,7 @@ def test_interrupted_cell_stops_its_run(fake: Any, space: Workspace, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         event_loop.run_until_complete(notebook())
     event_loop.close()
+    signal.signal(signal.SIGINT, before)
     assert fake.closed
     with RecordLog(space.attempts("rft"), runs.run_key(spec_of(n=100, concurrency=1)), wait=0) as log:
         assert 3 <= len(log) < 100

@@ -177,7 +177,7 @@ def test_training_learns_saves_and_is_skipped_when_done(
     summary = train_sft(samples, base, out, FAST, points.append)
     assert summary == json.loads((out / "training.json").read_text())
     assert [point.step for point in points] == [row["step"] for row in summary["curve"]]
-    assert points[-1].loss < 0.8 * points[0].loss
+    assert points[-1].loss < 0.9 * points[0].loss
     assert points[-1].steps == summary["steps"]
     assert FAST.tokens <= summary["tokens"] < FAST.tokens + 1024
     assert sorted(path.name for path in out.iterdir()) == [
