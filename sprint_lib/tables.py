@@ -516,8 +516,8 @@ def side_by_side(texts: Mapping[str, str]) -> Any:
 
 
 _PRE = (
-    '<pre style="font-size:12px;line-height:1.45;white-space:pre-wrap;color:#222;background:#fafafa;padding:0.6em">'
-    "{}</pre>"
+    '<pre style="font-family:monospace;font-size:12px;line-height:1.45;white-space:pre-wrap;'
+    'color:#222;background:#fafafa;padding:0.6em">{}</pre>'
 )
 
 
