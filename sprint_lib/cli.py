@@ -120,7 +120,7 @@ def _add_model_commands(commands: Commands) -> None:
     base.add_argument("--out", type=Path, required=True, help="folder for the model")
     base.add_argument("--tokens", type=int, help="tokens seen in training")
     base.add_argument("--seed", type=int, default=0)
-    base.add_argument("--threads", type=int, default=1)
+    base.add_argument("--threads", type=int, default=2)
     sft = _add(train, "sft", _train_sft, "fine-tune as a JSON file says: samples, base, out, config")
     sft.add_argument("config", type=Path)
     evaluate = _add(commands, "eval", _eval, "run a method on a task as a JSON or YAML file says; goes on where it was")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from sprint_lib.training.optimizer import MuonAdamW
+
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 MAX_STAGES, MAX_PROMPTS = 12, 24
 _STATE = "training_state.pt"  # what a run that was cut goes on from
@@ -40,20 +42,23 @@ class BaseConfig:
     hidden: int = 256
     layers: int = 4
     heads: int = 4
-    kv_heads: int = 2
+    kv_heads: int = 4
     ffn: int = 704
     context: int = 4096
     max_number: int = countdown.MAX_NUMBER
-    tokens: int = 22_700_000  # seen in training, padding left out
-    batch_tokens: int = 2048
-    lr: float = 2e-3
+    shares: tuple[float, float, float] = (0.35, 0.35, 0.3)  # of problems with 2, 3 and 4 numbers
+    unsolvable: tuple[float, float, float] = (0.3, 0.3, 0.02)  # of those drawn, how many are kept
+    tokens: int = 26_000_000  # seen in training, padding left out
+    batch_tokens: int = 3072
+    lr: float = 3e-3  # of the matrices
+    embedding_lr: float = 2e-3  # of embeddings and norms
     warmup: int = 100  # steps
-    decay_share: float = 0.23  # the last part of training, over which the rate falls to zero
+    decay_share: float = 0.6  # the last part of training, over which the rate falls to zero
     weight_decay: float = 0.05
     chain_weight: float = 3.0  # weight of the tokens of a solution chain in the loss
-    hit_weight: float = 6.0  # weight of the verdict before it: one line in forty, and all depends on it
+    hit_weight: float = 2.0  # weight of the verdict before it: one line in forty, and all depends on it
     seed: int = 0
-    threads: int = 1
+    threads: int = 2
 
 
 def vocabulary() -> list[str]:
@@ -106,13 +111,15 @@ def build_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> Llama
     )
 
 
-def draw_example(rng: random.Random, max_number: int) -> tuple[str, str]:
-    """(question, trace) of the train split: mostly four numbers, some subproblems, few without solution."""
-    kind = rng.random()
-    count = 4 if kind < 0.7 else 3 if kind < 0.9 else 2
+def draw_example(rng: random.Random, config: BaseConfig) -> tuple[str, str]:
+    """(question, trace) of the train split: whole problems, and the subproblems that an executor is asked.
+
+    Short problems are dense in hits: they teach the verdict, one line in forty of a long trace.
+    """
+    (count,) = rng.choices((2, 3, 4), weights=config.shares)
     while True:
-        numbers, target = countdown.draw(rng, "train", count=count, max_number=max_number)
-        if rng.random() < (0.02 if count == 4 else 0.3) or countdown.solve(numbers, target):
+        numbers, target = countdown.draw(rng, "train", count=count, max_number=config.max_number)
+        if rng.random() < config.unsolvable[count - 2] or countdown.solve(numbers, target):
             return countdown.question(numbers, target), countdown.search_trace(numbers, target)
 
 
@@ -128,7 +135,7 @@ def _batches(
     rng = random.Random(f"{config.seed} {start}")
     buckets: dict[int, list[tuple[list[int], int]]] = {}
     while True:
-        question, trace = draw_example(rng, config.max_number)
+        question, trace = draw_example(rng, config)
         ids = [*tokenizer.encode(question + trace), tokenizer.eos_token_id]
         bucket = buckets.setdefault(_padded(len(ids)), [])
         bucket.append((ids, len(tokenizer.encode(question))))
@@ -160,8 +167,9 @@ def _collate(
 
 
 def _rate(config: BaseConfig, steps_here: int, share: float) -> float:
+    """What part of the full rate, after `share` of the training."""
     warm = min(1.0, (steps_here + 1) / config.warmup)  # after a resume, too
-    return config.lr * warm * min(1.0, (1.0 - share) / config.decay_share)
+    return warm * min(1.0, (1.0 - share) / config.decay_share)
 
 
 def train_base(
@@ -175,22 +183,22 @@ def train_base(
     import torch
     from torch.nn.functional import cross_entropy
 
+    from sprint_lib.training.optimizer import MuonAdamW
+
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     tokenizer = build_tokenizer()
     model = build_model(config, tokenizer)
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    optimizer = MuonAdamW(model, config.lr, config.embedding_lr, config.weight_decay)
+    rates = [group["lr"] for group in optimizer.param_groups]
     solved_id = tokenizer.convert_tokens_to_ids("Solved")
     state = _load_state(out, config, model, optimizer)
     seen, step, mean_loss, curve = state["seen"], state["step"], state["loss"], state["curve"]
     first_step, saved = step, time.monotonic()
     started = saved - state["seconds"]
     for batch in _batches(config, tokenizer, first_step):
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(config, step - first_step, seen / config.tokens)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * _rate(config, step - first_step, seen / config.tokens)
         ids, weights = _collate(batch, solved_id, config)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=ids).logits
@@ -229,7 +237,7 @@ def train_base(
     return summary
 
 
-def _load_state(out: Path, config: BaseConfig, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) -> dict[str, Any]:
+def _load_state(out: Path, config: BaseConfig, model: LlamaForCausalLM, optimizer: MuonAdamW) -> dict[str, Any]:
     """Numbers to go on from; weights and optimizer are set if there is a state of the same settings."""
     import torch
 
@@ -244,7 +252,7 @@ def _load_state(out: Path, config: BaseConfig, model: LlamaForCausalLM, optimize
 
 
 def _save_state(
-    out: Path, config: BaseConfig, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, numbers: dict[str, Any]
+    out: Path, config: BaseConfig, model: LlamaForCausalLM, optimizer: MuonAdamW, numbers: dict[str, Any]
 ) -> None:
     import torch
 

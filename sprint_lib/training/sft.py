@@ -176,6 +176,8 @@ def _train(
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
     from transformers.utils.logging import disable_progress_bar
 
+    from sprint_lib.training.optimizer import MuonAdamW
+
     disable_progress_bar()
     torch.set_num_threads(config.threads)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -192,7 +194,7 @@ def _train(
         processing_class=tokenizer,
         data_collator=lambda rows: _collate(rows, tokenizer.pad_token_id),
         callbacks=[_callback(report, started)],
-        optimizers=(_optimizer(model, config), None),
+        optimizers=(MuonAdamW(model, config.lr, config.lr, config.weight_decay), None),
     )
     trainer.batches = batches
     trainer.remove_callback(PrinterCallback)
@@ -253,15 +255,6 @@ def _arguments(checkpoints: Path, config: SftConfig, steps: int) -> Any:
             remove_unused_columns=False,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-
-
-def _optimizer(model: Any, config: SftConfig) -> Any:
-    import torch
-
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
 
 
 def _collate(rows: list[dict[str, Any]], pad: int) -> dict[str, Any]:
