@@ -70,7 +70,8 @@ class LatencyModel:
     """Seconds of an attempt where any number of calls run at once at these rates.
 
     `prefill_rate` and `decode_rate` are tokens a second of one call, `overhead` seconds a
-    call. The time to first token is overhead + uncached prompt / prefill_rate.
+    call. The time to first token is overhead + uncached prompt / prefill_rate: the pass
+    that reads the prompt yields that token, only those after it are decoded one by one.
     """
 
     prefill_rate: float
@@ -87,7 +88,7 @@ class LatencyModel:
 
     def _until(self, call: Call, tokens: int) -> float:
         prefill = (call.prompt_tokens - call.cached_tokens) / self.prefill_rate
-        return self.overhead + prefill + tokens / self.decode_rate
+        return self.overhead + prefill + max(0, tokens - 1) / self.decode_rate
 
 
 def costs(calls: Calls) -> dict[str, float]:

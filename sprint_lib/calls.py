@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 STATUSES = ("ok", "truncated", "malformed", "refused", "engine_error")
-FINISHES = ("stop", "length", "cancelled", "error")
+FINISHES = ("stop", "length", "error")
 
 
 class CallGraphError(ValueError):
@@ -43,7 +43,6 @@ class Call:
     stage: int = 0
     index: int = 0
     waits: tuple[Wait, ...] = ()
-    prompt: str = ""
     completion: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0

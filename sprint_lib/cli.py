@@ -14,12 +14,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sprint_lib import __version__
 
+if TYPE_CHECKING:
+    from sprint_lib.evaluation.runs import RunSpec
+    from sprint_lib.store import Workspace
+
 _PROBLEM = re.compile(r"\s*(?:Numbers:)?\s*(\d{1,6}(?:[\s,]+\d{1,6}){1,3})\s*(?:->|→|Target:|=)\s*(\d{1,6})\s*")
 _SHOWN_DEFECTS = 20
+_CLAIM = ("id", "source", "paper", "value", "low", "high", "n", "verdict")  # what is shown of one
 
 
 class CommandError(Exception):
@@ -52,7 +57,8 @@ def _is_refusal(error: Exception) -> bool:
     from sprint_lib.params import ParamsError
 
     kinds: tuple[type[Exception], ...] = (CommandError, ParamsError)
-    for module, name in (("suite", "SuiteError"), ("texts", "TextError"), ("engines", "EngineError")):
+    others = {"suite": "SuiteError", "texts": "TextError", "engines": "EngineError", "store": "LogError"}
+    for module, name in others.items():
         if loaded := sys.modules.get(f"sprint_lib.{module}"):
             kinds = (*kinds, getattr(loaded, name))
     return isinstance(error, kinds)
@@ -110,7 +116,7 @@ def _add_text_commands(commands: Commands) -> None:
 def _add_model_commands(commands: Commands) -> None:
     solve = _add(commands, "solve", _solve, "solve one Countdown problem in parallel stages and show how", as_json=True)
     solve.add_argument("problem", help='for example "3 4 5 7 -> 24"')
-    solve.add_argument("--profile", default="laptop", help="whose SPRINT model to take, if it was trained")
+    solve.add_argument("--profile", default="laptop", help="whose fine-tuned model to take, if it was trained")
     solve.add_argument("--model", help="folder or name of another model")
     solve.add_argument("--method", default="sprint", help="sprint (default) or sequential")
     solve.add_argument("--temperature", type=float, default=0.0)
@@ -162,19 +168,12 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from sprint_lib import store
-
-    try:
-        path = store.Workspace(options.profile).claims
-    except (FileNotFoundError, ValueError) as error:
-        raise CommandError(str(error)) from error
-    if not path.exists():
-        raise CommandError(f"{path}: not there yet; `sprint run --profile {options.profile}` writes it at its end")
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = _read_claims(options.profile)
     if options.json:
         return _print_json(rows)
-    from sprint_lib.report import measured
+    from sprint_lib.report import by_basis, measured
 
+    found, built = by_basis(rows)
     table = [["claim", "source", "paper", "this run", "n", "verdict"]]
     for row in rows:
         if row["value"] is None:
@@ -182,11 +181,40 @@ def _claims(options: argparse.Namespace) -> int:
         paper, here, low, high = (measured(row[key], row.get("unit")) for key in ("paper", "value", "low", "high"))
         interval = f" [{low}, {high}]" if low != high else ""
         claim = row.get("quantity") or row["id"]
-        table.append([claim, row["source"], paper, here + interval, measured(row["n"]), row["verdict"]])
+        verdict = row["verdict"] + (" (by construction)" if row in built else "")
+        table.append([claim, row["source"], paper, here + interval, measured(row["n"]), verdict])
     _print_table(table)
-    counts = Counter(row["verdict"] for row in rows)
-    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))
+    counts = Counter(row["verdict"] for row in found)
+    apart = f"; by construction, counted apart: {len(built)}" if built else ""
+    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()) + apart)
     return 0
+
+
+def _read_claims(profile: str) -> list[dict[str, Any]]:
+    path = _workspace(profile).claims
+    if not path.exists():
+        raise CommandError(f"{path}: not there yet; `sprint run --profile {profile}` writes it at its end")
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        lacking = {key for row in rows for key in _CLAIM if key not in row}
+    except (ValueError, TypeError) as error:
+        raise CommandError(f"{path}: damaged ({error}); {_anew(profile)}") from error
+    if lacking:
+        raise CommandError(f"{path}: damaged (a row lacks {', '.join(sorted(lacking))}); {_anew(profile)}")
+    return rows
+
+
+def _anew(profile: str) -> str:
+    return f"delete it, `sprint run --profile {profile}` writes it anew"
+
+
+def _workspace(profile: str) -> Workspace:
+    from sprint_lib.store import Workspace
+
+    try:
+        return Workspace(profile, Workspace(profile).root.parent)
+    except (FileNotFoundError, ValueError) as error:
+        raise CommandError(str(error)) from error
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -276,17 +304,17 @@ def _solve(options: argparse.Namespace) -> int:
     from sprint_lib import accounting
     from sprint_lib.engines import EngineSpec, open_engine
     from sprint_lib.methods import get_method
-    from sprint_lib.tasks import Problem, countdown, get_task
+    from sprint_lib.tasks import countdown, get_task
 
     numbers, target = _problem(options.problem)
     task = get_task("countdown")
-    problem = Problem("typed", countdown.question(numbers, target), "", {"numbers": sorted(numbers), "target": target})
+    problem = countdown.problem(numbers, target)
     try:
         method = get_method(options.method)
     except KeyError as error:
         raise CommandError(error.args[0]) from error
     settings = method.settings.from_dict({"temperature": options.temperature, "seed": options.seed})
-    model = _model_folder(options.model) if options.model else _sprint_model(options.profile)
+    model = _model_folder(options.model) if options.model else _default_model(options.method, options.profile)
 
     async def attempt() -> Any:
         engine = open_engine(EngineSpec(model=str(model)))
@@ -321,15 +349,16 @@ def _problem(text: str) -> tuple[list[int], int]:
     return numbers, target
 
 
-def _sprint_model(profile: str) -> Path:
-    """The SPRINT model that a profile has trained here, else the shipped one."""
+def _default_model(method: str, profile: str) -> Path:
+    """The model for a method that a profile has trained here, else the one that is shipped for it."""
     from sprint_lib import store
 
+    name, shipped = ("rft", "countdown-base") if method == "sequential" else ("sprint", "countdown-sprint")
     try:
-        trained = store.Workspace(profile).models / "sprint"
+        trained = store.Workspace(profile).models / name
     except (FileNotFoundError, ValueError):
         trained = Path()
-    return trained if (trained / "training.json").is_file() else _model_folder("countdown-sprint")
+    return trained if (trained / "training.json").is_file() else _model_folder(shipped)
 
 
 def _model_folder(name: str) -> Path:
@@ -356,30 +385,48 @@ def _train_base(options: argparse.Namespace) -> int:
 
 
 def _train_sft(options: argparse.Namespace) -> int:
+    from sprint_lib.params import load_yaml
     from sprint_lib.training import sft
 
-    if not options.config.is_file():
-        raise CommandError(f"{options.config}: no such file")
-    return sft.main([str(options.config)])
+    try:
+        sft.train_job(sft.Job.from_json(load_yaml(options.config)))  # JSON is YAML
+    except sft.SftError as error:
+        raise CommandError(f"{options.config}: {error}") from error
+    return 0
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from sprint_lib import store
     from sprint_lib.evaluation import runs
-    from sprint_lib.params import load_yaml
 
-    given = load_yaml(options.spec)  # JSON is YAML
+    specs, workspace = _read_specs(options.spec), _workspace(options.profile)
     try:
-        specs = [runs.RunSpec.from_json(one) for one in (given if isinstance(given, list) else [given])]
-        found = runs.run_many(specs, store.Workspace(options.profile), report=runs.printer())
-    except (ValueError, TypeError, AttributeError, KeyError, FileNotFoundError) as error:
-        raise CommandError(f"{options.spec}: {error}") from error
+        found = runs.run_many(specs, workspace, report=runs.printer())
     except runs.RunError as error:
         print(f"sprint: {error}", file=sys.stderr)
         return 1
     for name, attempts in found.items():
         print(f"{name}: {len(attempts)} attempts, {sum(attempt.correct for attempt in attempts)} correct")
     return 0
+
+
+def _read_specs(path: Path) -> list[RunSpec]:
+    """The runs a file describes, checked as far as can be without an engine."""
+    from sprint_lib.evaluation.runs import RunSpec, run_key
+    from sprint_lib.params import load_yaml
+
+    given = load_yaml(path)  # JSON is YAML
+    entries = given if isinstance(given, list) else [given]
+    if not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise CommandError(f"{path}: expected a run or a list of runs, each with 'name' and 'method'")
+    try:
+        specs = [RunSpec.from_json(entry) for entry in entries]
+        for spec in specs:
+            run_key(spec)  # looks up method, task and model, and checks the settings
+    except (ValueError, TypeError, AttributeError, KeyError, FileNotFoundError) as error:
+        raise CommandError(f"{path}: {error.args[0] if isinstance(error, KeyError) else error}") from error
+    if len({spec.name for spec in specs}) < len(specs):
+        raise CommandError(f"{path}: two runs have one name")
+    return specs
 
 
 # --- printing -------------------------------------------------------------------------

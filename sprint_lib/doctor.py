@@ -5,7 +5,6 @@ laptop profile does without it) or missing, and one that is not ok says how to m
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -22,7 +21,6 @@ from sprint_lib import models, store
 _DISTRIBUTION = "sprint-replication"
 _MEMORY_GB, _DISK_GB = 3.0, 2.0  # what the laptop profile needs
 _SHIPPED = ("countdown-base", "countdown-sprint")
-RELEASED_VARIABLE = "SPRINT_RELEASED_DIR"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _TORCH = """
 import json, torch
@@ -48,7 +46,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything the project uses. Takes some seconds (torch is imported in a process of its own)."""
     checks: list[Callable[[], Iterator[Finding]]] = [
-        _python, _packages, _lock, _machine, _torch, _folders, _models, _programs, _released,
+        _python, _packages, _lock, _machine, _torch, _folders, _models, _programs,
     ]  # fmt: skip
     return [finding for check in checks for finding in check()]
 
@@ -140,7 +138,7 @@ def _torch() -> Iterator[Finding]:
         return
     yield Finding("torch", "ok", f"{found['version']}, {found['threads']} threads")
     device = ", ".join(found["gpus"]) or ("Apple GPU" if found["mps"] else "none; the CPU does it")
-    remedy = "not needed for smoke and laptop; for gpu and paper install a CUDA build of torch on a machine with a GPU"
+    remedy = "not needed; fine-tuning uses one where torch is a build for it"
     yield _judge("gpu", bool(found["gpus"] or found["mps"]), device, remedy, optional=True)
 
 
@@ -197,17 +195,6 @@ def _programs() -> Iterator[Finding]:
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     remedy = "only the slow tests need it: install chromium, for example apt-get install chromium"
     yield _judge("chromium", browser is not None, browser or "not found", remedy, optional=True)
-
-
-def _released() -> Iterator[Finding]:
-    """The authors' released logs, for the notebooks that read them."""
-    given = os.environ.get(RELEASED_VARIABLE)
-    remedy = f"to audit the authors' logs, set {RELEASED_VARIABLE} to the folder that holds them"
-    good = given is not None and (Path(given) / "logs").is_dir()
-    detail = given or "not set"
-    yield _judge(
-        "released logs", good, detail if good or not given else f"{given}: no logs/ in it", remedy, optional=True
-    )
 
 
 def _root() -> Path | None:

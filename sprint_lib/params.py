@@ -114,14 +114,18 @@ def checked_steps(notebooks: Path, params: Path) -> list[Step]:
 
 
 def select(steps: list[Step], only: Iterable[str] = (), start: str | None = None) -> list[Step]:
-    """The steps named by `only` (numbers or names), or all from `start` on.
+    """The steps named by `only` (numbers or names), or all; of these, those from `start` on.
 
     Raises:
-        ParamsError: if a name matches no notebook.
+        ParamsError: if a name matches no notebook, or nothing is left.
     """
+    only = list(only)
     chosen = [_find(steps, name) for name in only]
     first = steps.index(_find(steps, start)) if start is not None else 0
-    return [step for step in steps[first:] if not chosen or step in chosen]
+    selected = [step for step in steps[first:] if not chosen or step in chosen]
+    if not selected:
+        raise ParamsError(f"--only {' '.join(only)} and --from {start} leave no notebook to run; drop one of the two")
+    return selected
 
 
 def _find(steps: list[Step], wanted: str) -> Step:
@@ -196,9 +200,10 @@ def load_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         there = sorted(other.stem for other in path.parent.glob("*.yaml"))
-        raise ParamsError(
-            f"{path}: no such file{did_you_mean(path.stem, there)}; there are: {', '.join(there)}"
-        ) from None
+        others = f"; there are: {', '.join(there)}" if there else ""
+        raise ParamsError(f"{path}: no such file{did_you_mean(path.stem, there)}{others}") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: not UTF-8 text: {error}") from error
     except yaml.MarkedYAMLError as error:
@@ -222,7 +227,10 @@ def load_profile(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
         if key not in ("profile", "notebooks"):
             raise ParamsError(f"{path}: unknown key '{key}'{did_you_mean(key, ('profile', 'notebooks'))}")
     if content.get("profile") != path.stem:
-        raise ParamsError(f"{path}: 'profile' is {content.get('profile')!r}; write profile: {path.stem}")
+        raise ParamsError(
+            f"{path}: 'profile' is {content.get('profile')!r}, but the file's name is the profile's; "
+            f"write profile: {path.stem}"
+        )
     notebooks = content.get("notebooks")
     if not isinstance(notebooks, dict) or not notebooks:
         raise ParamsError(f"{path}: 'notebooks' must name the notebooks to run, each with its parameters")

@@ -37,25 +37,15 @@ _LINES = {"grid.color": "0.88", "axes.edgecolor": "0.6", "figure.constrained_lay
 WIDTH = 8.0  # inches
 DPI = 144
 _PALETTE = sns.color_palette("colorblind")
-COLOURS: dict[str, Any] = {
-    "base": _PALETTE[7],
-    "rft": _PALETTE[0],
-    "rft-control": _PALETTE[9],
-    "sprint": _PALETTE[1],
-    "self_consistency": _PALETTE[4],
-    "sot_chat": _PALETTE[5],
-    "sot_reasoning": _PALETTE[2],
+_STYLES: dict[str, tuple[str, Any, str]] = {  # of methods and runs: printed name, colour, marker
+    "base": ("Base", _PALETTE[7], "s"),
+    "rft": ("RFT", _PALETTE[0], "o"),
+    "rft-control": ("RFT, control run", _PALETTE[9], "v"),
+    "sprint": ("SPRINT", _PALETTE[1], "D"),
+    "self_consistency": ("Self-consistency", _PALETTE[4], "P"),
+    "sot_chat": ("SoT (chat)", _PALETTE[5], "X"),
+    "sot_reasoning": ("SoT (reasoning)", _PALETTE[2], "^"),
 }
-NAMES = {
-    "base": "Base",
-    "rft": "RFT",
-    "rft-control": "RFT, control run",
-    "sprint": "SPRINT",
-    "self_consistency": "Self-consistency",
-    "sot_chat": "SoT (chat)",
-    "sot_reasoning": "SoT (reasoning)",
-}
-MARKERS = {"base": "s", "rft": "o", "rft-control": "v", "sprint": "D", "self_consistency": "P", "sot_chat": "X"}
 PLANNER, EXECUTOR, DISCARDED, INK = _PALETTE[0], _PALETTE[1], (0.75, 0.75, 0.75), (0.15, 0.15, 0.15)
 
 
@@ -71,19 +61,23 @@ class Picture:
         return data, {"image/png": {"alt": self.caption, "width": int(WIDTH * 100)}}
 
 
+def _style(method: str) -> tuple[str, Any, str]:
+    return _STYLES.get(method, (method.replace("_", " ").replace("-", " "), _PALETTE[6], "o"))
+
+
 def name(method: str) -> str:
     """The printed name of a method or run."""
-    return NAMES.get(method, method.replace("_", " ").replace("-", " "))
+    return _style(method)[0]
 
 
 def colour(method: str) -> Any:
     """The colour of a method or run, the same in all figures."""
-    return COLOURS.get(method, _PALETTE[6])
+    return _style(method)[1]
 
 
 def marker(method: str) -> str:
     """The marker of a method or run, the same in all figures."""
-    return MARKERS.get(method, "o")
+    return _style(method)[2]
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -148,7 +142,7 @@ def timeline(frame: pd.DataFrame, *, clock: str, title: str, caption: str = "") 
         axis.axvline(end, color=INK, linewidth=1, linestyle=":")
         amount = f"{end:,.0f} tokens" if clock == "tokens" else f"{end:.2f} s"
         _end_label(axis, end, amount)
-        axis.set_yticks(range(count), _lane_names(rows, count))
+        axis.set_yticks(range(count), _lane_names(count))
         axis.set_ylim(count - 0.4, -1.1)
         axis.set_xlim(0, reach * 1.02)
         axis.grid(axis="y", visible=False)
@@ -189,7 +183,7 @@ def _bar(axis: Axes, row: Any, reach: float) -> None:
         axis.text(middle, row.lane, row.name, ha="center", va="center", color="white", fontsize=7.5, zorder=4)
 
 
-def _lane_names(rows: pd.DataFrame, count: int) -> list[str]:
+def _lane_names(count: int) -> list[str]:
     if count == 1:
         return ["model"]
     return ["planner", *(f"executor {lane}" for lane in range(1, count))]
@@ -287,7 +281,7 @@ def packing(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
         if side == "after":
             for _, stage in rows[rows["stage"] > 0].groupby("stage"):
                 axis.axvline(float(stage["start"].min()), color="0.6", linewidth=0.8, linestyle="--", zorder=1)
-        axis.set_yticks(range(lanes[side]), _lane_names(rows, lanes[side]) if side == "after" else ["model"])
+        axis.set_yticks(range(lanes[side]), _lane_names(lanes[side]) if side == "after" else ["model"])
         axis.set_ylim(lanes[side] - 0.4, -1.15)
         axis.set_xlim(0, reach * 1.02)
         axis.grid(axis="y", visible=False)
@@ -441,14 +435,14 @@ def reduction(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
     the bucket in the run that decides the buckets), reduction (percent) with
     `_low` and `_high`, n.
     """
-    looks = {"main": ("-", "o", COLOURS["sprint"]), "naive": ("--", "s", _PALETTE[4]), "null": (":", "v", _PALETTE[7])}
+    looks = {"main": ("-", "o", colour("sprint")), "naive": ("--", "s", _PALETTE[4]), "null": (":", "v", _PALETTE[7])}
     figure, axes = _figure(4.2)
     axis = axes.flat[0]
     axis.axhline(0, color=INK, linewidth=1)
     for series, rows in frame.groupby("series", sort=False):
-        line, marker, shade = looks[str(rows["style"].iloc[0])]
+        line, shape, shade = looks[str(rows["style"].iloc[0])]
         axis.errorbar(
-            rows["length"], rows["reduction"], yerr=_whisker(rows, "reduction"), linestyle=line, marker=marker,
+            rows["length"], rows["reduction"], yerr=_whisker(rows, "reduction"), linestyle=line, marker=shape,
             color=shade, capsize=3, label=str(series),
         )  # fmt: skip
     axis.set_xlabel("sequential tokens of the run that decides the bucket (mean of the bucket)")
@@ -491,7 +485,7 @@ def wall_clock(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
         axis.bar(places, rows["value"], color=[colour(str(m)) for m in rows["method"]], width=0.62)
         axis.errorbar(places, rows["value"], yerr=_whisker(rows, "value"), fmt="none", color=INK, capsize=4)
         for place, value, high in zip(places, rows["value"], rows["value_high"].fillna(rows["value"]), strict=True):
-            axis.annotate(f"{value:.3g}", (place, high), ha="center", xytext=(0, 3), textcoords="offset points")
+            axis.annotate(_short(value), (place, high), ha="center", xytext=(0, 3), textcoords="offset points")
         axis.set_xticks(places, [name(str(m)) for m in rows["method"]])
         axis.margins(y=0.15)
         axis.grid(axis="x", visible=False)

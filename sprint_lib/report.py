@@ -23,6 +23,8 @@ _FIGURES = (".svg", ".png")
 # No scripts and nothing from elsewhere, whatever a notebook's output holds.
 _POLICY = "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'"
 _VERDICTS = {"reproduced": "good", "different": "bad", "underpowered": "open", "not run": "none"}
+_BUILT = "by construction"  # the basis of claims that no model's output could contradict
+_NO_FINDING = "<p>The suite's code and parameters decide these, no model's output does. They count as no finding.</p>"
 
 Manifest = Mapping[str, Any]
 
@@ -101,9 +103,8 @@ def _header(profile: str, manifest: Manifest, claims: Sequence[Mapping[str, Any]
         f"{duration(seconds)} for {len(entries)} notebooks" if entries else "",
         _escape(f"{made['processor']}, {made['cores']} cores") if made.get("processor") else "",
     ]
-    counts = Counter(row["verdict"] for row in claims)
-    ordered = [*_VERDICTS, *sorted(set(counts) - set(_VERDICTS))]
-    pills = " ".join(f"{_pill(verdict)}&nbsp;{counts[verdict]}" for verdict in ordered if counts[verdict])
+    found, built = by_basis(claims)
+    pills = _pills(found) + (f" · {_BUILT}: {_pills(built)}" if built else "")
     return (
         "<header><h1>SPRINT, replicated</h1><p class=lead>Interleaved planning and parallelised execution in "
         "reasoning models, from traces to every table and figure, with models trained on this machine.</p>"
@@ -111,11 +112,26 @@ def _header(profile: str, manifest: Manifest, claims: Sequence[Mapping[str, Any]
     )
 
 
+def by_basis(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Claims that a run measured or left out, and those it gave a value to that could not have come out otherwise."""
+    built = [row for row in rows if row.get("basis") == _BUILT and row["value"] is not None]
+    return [row for row in rows if row not in built], built
+
+
+def _pills(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(row["verdict"] for row in rows)
+    ordered = [*_VERDICTS, *sorted(set(counts) - set(_VERDICTS))]
+    return " ".join(f"{_pill(verdict)}&nbsp;{counts[verdict]}" for verdict in ordered if counts[verdict])
+
+
 def _claims(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The claims that this run speaks to, and folded away those it does not."""
-    tested = [row for row in rows if row["value"] is not None]
-    others = [row for row in rows if row["value"] is None]
-    text = _claim_table(tested) if tested else "<p>None of the papers' claims was tested in this run.</p>"
+    """The claims that this run measured; apart from them what is so by construction; the rest folded away."""
+    found, built = by_basis(rows)
+    tested = [row for row in found if row["value"] is not None]
+    others = [row for row in found if row["value"] is None]
+    text = _claim_table(tested) if tested else "<p>None of the papers' claims was measured in this run.</p>"
+    if built:
+        text += f"<h3>So {_BUILT}: {len(built)}</h3>{_NO_FINDING}{_claim_table(built)}"
     if others:
         text += f"<details><summary>claims not tested here: {len(others)}</summary>{_claim_table(others)}</details>"
     link = '<p class=note><a href="claims.json">claims.json</a></p>'

@@ -24,6 +24,10 @@ from typing import Any, Self
 
 OUTPUTS_VARIABLE = "SPRINT_OUTPUTS"
 _FORMAT = "sprint-log-1"
+_MODEL_FILES = (
+    *("*.safetensors", "pytorch_model*.bin", "*config.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.jinja"),
+)
 _PACKAGES = ("torch", "transformers", "trl", "datasets", "numpy", "papermill", "networkx", "matplotlib", "pandas")
 
 Record = dict[str, Any]
@@ -90,6 +94,21 @@ def hash_path(path: Path | str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     files = (p for p in path.rglob("*") if p.is_file() and not _ignored(p.relative_to(path)))
     return hash_json({p.relative_to(path).as_posix(): hash_path(p) for p in files})
+
+
+def hash_model(folder: Path | str) -> str:
+    """SHA-256 of what decides a model's output in a folder: weights, configuration and tokenizer.
+
+    Its card and its training record do not count: a word in them must not train or run anything again.
+
+    Raises:
+        FileNotFoundError: if there is no config.json in `folder`.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no model here (no config.json)")
+    files = {path.name: path for pattern in _MODEL_FILES for path in folder.glob(pattern)}
+    return hash_json({name: hash_path(path) for name, path in files.items() if not name.startswith(".")})
 
 
 def _ignored(relative: Path) -> bool:

@@ -131,7 +131,9 @@ def executed_copy(step: Step, workspace: store.Workspace) -> Path:
 
 def _estimate(step: Step, profile: str, manifest: Manifest) -> float:
     entry = manifest["notebooks"].get(step.name)
-    return float(entry["seconds"] if entry else step.notebook.minutes.get(profile, 0.0) * 60)
+    minutes = step.notebook.minutes
+    # A profile of one's own is most often a copy of laptop's with other numbers.
+    return float(entry["seconds"] if entry else minutes.get(profile, minutes.get("laptop", 0.0)) * 60)
 
 
 def _check_inputs(selected: Sequence[Step], steps: Sequence[Step], workspace: store.Workspace) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -352,74 +352,98 @@ def panel(title: str, frame: pd.DataFrame, column: str) -> pd.DataFrame:
 def measured_rates(linear: Sequence[Attempt], staged: Sequence[Attempt]) -> accounting.LatencyModel:
     """Rates of a call that has the engine for itself, from attempts made one at a time.
 
-    Decoding and the overhead a call come from `linear` attempts, whose one call has a
-    short prompt; prefilling from the planner calls of `staged` ones, which begin when all
-    executors have ended: their uncached prompt tokens over the seconds before their first
-    token, the overhead taken off (a tenth of those seconds at least, or noise could make
-    reading free).
+    Decoding comes from `linear` attempts, whose one call has a short prompt. Their time to
+    first token and that of the planner calls of `staged` ones, which begin when all
+    executors have ended, lie on one line over the uncached prompt tokens: its slope is
+    what reading a token takes, and the overhead is what is left of the linear attempts'
+    when their own prompt is read. So the model gives these attempts the seconds they took.
+    Noise could make reading free or the overhead negative; of the seconds before a
+    planner's first token reading takes a tenth at least, all at most.
 
     Raises:
         ValueError: if there is nothing to measure.
     """
     single = [call for attempt in linear for call in attempt.calls if call.completion_tokens > 1]
     planners = [call for attempt in staged for call in attempt.calls if call.role == "planner"]
-    if not single or not planners:
+    short, soon = _first_tokens(single)
+    long, late = _first_tokens(planners)
+    if not short or not long:
         raise ValueError(f"no rates to measure in {len(linear)} linear and {len(staged)} staged attempts")
-    overhead = sum(call.first_token - call.started for call in single) / len(single)
+    slope = (late - soon) / (long - short) if long > short else 0.0
+    reading = min(max(slope, 0.1 * late / long), late / long)
     decoding = sum(call.ended - call.first_token for call in single)
-    waiting = sum(call.first_token - call.started for call in planners)
-    prefilled = sum(call.prompt_tokens - call.cached_tokens for call in planners)
     return accounting.LatencyModel(
-        prefill_rate=prefilled / max(waiting - overhead * len(planners), 0.1 * waiting),
+        prefill_rate=1 / reading,
         decode_rate=sum(call.completion_tokens - 1 for call in single) / decoding,
-        overhead=overhead,
+        overhead=max(0.0, soon - short * reading),
     )
+
+
+def _first_tokens(calls: Sequence[Call]) -> tuple[float, float]:
+    """Means over calls: uncached prompt tokens, and seconds before the first token."""
+    n = max(1, len(calls))
+    prompts = sum(call.prompt_tokens - call.cached_tokens for call in calls)
+    return prompts / n, sum(call.first_token - call.started for call in calls) / n
 
 
 # --- properties (Table 1) ---------------------------------------------------------------
 
 
-def properties(attempts: Sequence[Attempt]) -> dict[str, tuple[bool, str]]:
-    """What the recorded call graphs of a run show of the properties of Table 1, each with its evidence.
+def properties(attempts: Sequence[Attempt]) -> dict[str, tuple[Estimate, str]]:
+    """In what share of a run the recorded calls show the properties of Table 1, each with its evidence.
 
-    - `parallel`: in some attempt two calls ran of which neither waited for the other's end;
-    - `adaptive`: the model decides how much work there is: attempts differ in shape, or in length if all are one call;
-    - `multi_step`: some call builds on results of calls that built on results, or one call reasons on in many lines.
+    - `parallel`: attempts with two calls of which neither waited for the other's end;
+    - `adaptive`: the model decides how much work there is: pairs of attempts (each attempt is in one of them) that
+      differ in shape, or in length if all are one call;
+    - `multi_step`: attempts where a call builds on results of calls that built on results, or where one call
+      reasons on in more than two lines.
+
+    A call that was tried again counts once: a second try is luck, no decision of the model.
     """
-    shapes = Counter(_shape(attempt) for attempt in attempts)
-    widest = max((max(shape, default=0) for shape in shapes), default=0)
-    lengths = {sum(call.completion_tokens for call in attempt.calls) for attempt in attempts}
-    rounds = [_rounds(attempt.calls) for attempt in attempts]
-    lines = max((attempt.text.count("\n") for attempt in attempts), default=0)
+    shapes = [_shape(attempt.calls) for attempt in attempts]
     single = all(len(attempt.calls) <= 1 for attempt in attempts)
+    widest = max((max(shape, default=0) for shape in shapes), default=0)
+    lengths = [accounting.total_tokens(attempt) for attempt in attempts]
+    steps = [attempt.text.count("\n") for attempt in attempts] if single else [len(shape) for shape in shapes]
+    differ: list[bool] = [a != b for a, b in _pairs(lengths if single else shapes)]
+    kinds = f"{len(set(lengths))} different lengths" if single else f"{len(set(shapes))} different graphs"
+    deepest = max(steps, default=0)
     return {
-        "parallel": (widest > 1, f"at most {widest} call{'s' * (widest != 1)} side by side"),
-        "adaptive": (
-            len(lengths) > 1 if single else len(shapes) > 1,
-            f"{len(lengths)} different lengths" if single else f"{len(shapes)} different graphs",
+        "parallel": (
+            _share([max(shape, default=0) > 1 for shape in shapes]),
+            f"at most {widest} call{'s' * (widest != 1)} side by side",
         ),
+        "adaptive": (_share(differ), kinds),
         "multi_step": (
-            lines > 2 if single else max(rounds) > 2,
-            f"one call of up to {lines} lines" if single else f"up to {max(rounds)} rounds of calls",
+            _share([count > 2 for count in steps]),
+            f"one call of up to {deepest} lines" if single else f"up to {deepest} rounds of calls",
         ),
     }
 
 
-def _shape(attempt: Attempt) -> tuple[int, ...]:
-    """How many calls of an attempt stand side by side in each round."""
-    depth = _depths(attempt.calls)
-    return tuple(count for _, count in sorted(Counter(depth.values()).items()))
+def _share(outcomes: Sequence[bool]) -> Estimate:
+    return statistics.proportion(outcomes) if outcomes else Estimate(0.0, math.nan, math.nan, 0)
 
 
-def _rounds(calls: Sequence[Call]) -> int:
-    return max(_depths(calls).values(), default=-1) + 1
+def _pairs(values: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    """Neighbours, each value in one pair at most, so that the pairs are independent of each other."""
+    return zip(values[::2], values[1::2], strict=False)
+
+
+def _shape(calls: Sequence[Call]) -> tuple[int, ...]:
+    """How many calls of an attempt, discarded tries left out, stand side by side in each round."""
+    depth, discarded = _depths(calls), _retried(calls)
+    rounds = Counter(at for id_, at in depth.items() if id_ not in discarded)
+    return tuple(count for _, count in sorted(rounds.items()))
 
 
 def _depths(calls: Sequence[Call]) -> dict[str, int]:
-    """Longest chain of calls before each one."""
+    """Longest chain of calls before each one; a further try stands where the first one stood."""
+    place = {call.id: (call.role, call.stage, call.index) for call in calls}
     depth: dict[str, int] = {}
     for call in in_order(calls):
-        depth[call.id] = max((depth[wait.call] + 1 for wait in call.waits), default=0)
+        before = (depth[wait.call] + (place[wait.call] != place[call.id]) for wait in call.waits)
+        depth[call.id] = max(before, default=0)
     return depth
 
 

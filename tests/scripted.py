@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sprint_lib.engines import Completion, EngineError, OnText, Request
 
@@ -40,8 +39,6 @@ class ScriptedEngine:
     Completions end at the first stop string or at `max_tokens`; a token is a tag, a word with the spaces before it
     or a line break. `chunk` tokens are streamed at a time.
     """
-
-    name = "scripted"
 
     def __init__(self, replies: Script | Callable[[Request], str], chunk: int = 1) -> None:
         self.replies, self.chunk = replies, chunk
@@ -99,9 +96,6 @@ class ScriptedEngine:
 
     async def close(self) -> None:
         pass
-
-    def describe(self) -> dict[str, Any]:
-        return {}
 
 
 class _Writer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -143,14 +143,14 @@ def test_latency_model() -> None:
         ),
     )
     model = LatencyModel(prefill_rate=1000, decode_rate=10, overhead=0.5)
-    # overhead + prefill + decode of: plan to token 8, execution, final answer
-    assert model.seconds(calls) == pytest.approx((0.5 + 0.1 + 0.8) + (0.5 + 0.02 + 3.0) + (0.5 + 0.04 + 0.5))
+    # overhead + prefill + decode of all but the first token: plan to token 8, execution, final answer
+    assert model.seconds(calls) == pytest.approx((0.5 + 0.1 + 0.7) + (0.5 + 0.02 + 2.9) + (0.5 + 0.04 + 0.4))
 
 
 def test_the_slowest_path_need_not_have_the_most_tokens() -> None:
     chain = [_call("a", 4), _call("b", 4, "a"), _call("c", 4, "b"), _call("long", 15)]
     assert [segment.call for segment in critical_path(chain)] == ["long"]
-    assert LatencyModel(prefill_rate=1, decode_rate=1, overhead=10).seconds(chain) == 3 * 14
+    assert LatencyModel(prefill_rate=1, decode_rate=1, overhead=10).seconds(chain) == 3 * (10 + 3)
 
 
 def test_a_latency_model_without_rates_is_refused() -> None:
@@ -179,18 +179,18 @@ def graphs(draw: st.DrawFn) -> tuple[Call, ...]:
     return tuple(draw(st.permutations(calls)))
 
 
-def _paths(calls: Sequence[Call]) -> list[int]:
-    """Tokens of every path through the graph, one by one."""
+def _paths(calls: Sequence[Call], until: Callable[[int], float] = float) -> list[float]:
+    """The length of every path through the graph, one by one; `until(n)` is how far it is to a call's n-th token."""
     by_id = {call.id: call for call in calls}
 
-    def before(call: Call) -> list[int]:
-        found = [0]
+    def before(call: Call) -> list[float]:
+        found = [0.0]
         for wait in call.waits:
             part = by_id[wait.call].completion_tokens if wait.tokens is None else wait.tokens
-            found += [start + part for start in before(by_id[wait.call])]
+            found += [start + until(part) for start in before(by_id[wait.call])]
         return found
 
-    return [start + call.completion_tokens for call in calls for start in before(call)]
+    return [start + until(call.completion_tokens) for call in calls for start in before(call)]
 
 
 @given(graphs())
@@ -219,8 +219,9 @@ def test_the_critical_path_is_a_path_of_that_length(calls: tuple[Call, ...]) -> 
 
 
 @given(graphs())
-def test_seconds_without_overhead_and_prefill_are_sequential_tokens(calls: tuple[Call, ...]) -> None:
-    assert LatencyModel(prefill_rate=1, decode_rate=4).seconds(calls) == sequential_tokens(calls) / 4
+def test_seconds_are_the_longest_of_all_paths(calls: tuple[Call, ...]) -> None:
+    model = LatencyModel(prefill_rate=1, decode_rate=4, overhead=2)
+    assert model.seconds(calls) == max(_paths(calls, lambda n: 2 + max(0, n - 1) / 4))
 
 
 # --- a trajectory's text ----------------------------------------------------------------

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sprint_lib import report
 from sprint_lib.calls import Attempt, Call, Wait
 from sprint_lib.evaluation import claims, statistics
 from sprint_lib.evaluation.claims import CLAIMS, Claim, certain, claims_table, verdict
@@ -208,13 +210,10 @@ def test_estimates_from_a_run_by_hand() -> None:
 
 
 def test_stages_by_difficulty_sees_a_real_trend() -> None:
-    from sprint_lib.tasks.countdown import first_moves_tried
+    from sprint_lib.tasks.countdown import first_moves_tried, numbers_of
 
     problems = [p.id for p in get_task("countdown").load(60, split="test", seed=1)]
-    tried = {}
-    for problem in problems:
-        numbers, _, target = problem.partition("=")
-        tried[problem] = first_moves_tried([int(n) for n in numbers.split("-")], int(target))
+    tried = {problem: first_moves_tried(*numbers_of(problem)) for problem in problems}
     runs = [[attempt(p, planner=9, executors=[], correct=True) for p in problems]] * 2
     sprint = [attempt(p, planner=9, executors=[9], correct=True, stages=1 + tried[p] // 6) for p in problems]
     found = claims.countdown_estimates(*runs, sprint)["figure5.direction.stages_by_difficulty"]
@@ -234,6 +233,45 @@ def test_papers_numbers_for_figures() -> None:
     assert claims.runtime("math500") == {"sprint": 36.92, "rft": 40.57}
     with pytest.raises(KeyError, match="there are: math500, countdown"):
         claims.table2("aime")
+
+
+def test_what_no_run_could_contradict_is_marked() -> None:
+    built = {claim.id for claim in CLAIMS if claim.basis == claims.BUILT}
+    rft = {f"table1.reasoning_models.{key}" for key in ("parallel", "adaptive", "optimised", "multi_step")}
+    assert built == {*rft, "table1.sprint.optimised", "curation.min_steps_per_stage", "curation.max_stages"}
+    assert all(BY_ID[id_].setting == claims.COUNTDOWN for id_ in built)
+    rows = claims_table({"curation.max_stages": certain(12, 9), "figure6.countdown.all": interval(50, 60)})
+    found = {row["id"]: row for row in rows}
+    assert list(rows[0])[-1] == "basis"
+    assert (found["figure6.countdown.all"]["basis"], found["curation.max_stages"]["basis"]) == (
+        claims.MEASURED,
+        claims.BUILT,
+    )
+    assert found["curation.max_stages"]["why"] == "by construction: equal to the paper's 12"
+
+
+@pytest.mark.parametrize(
+    ("hits", "expected"), [(80, "reproduced"), (60, "reproduced"), (41, "underpowered"), (20, "different")]
+)
+def test_a_yes_of_table_1_is_more_than_half_of_the_attempts(hits: int, expected: str) -> None:
+    share = statistics.proportion([True] * hits + [False] * (80 - hits))
+    assert verdict(BY_ID["table1.sprint.parallel"], share)[0] == expected
+
+
+def test_report_counts_apart_what_is_so_by_construction() -> None:
+    results = {"figure6.countdown.all": interval(50, 60), "figure6.countdown.long": interval(-9, -1)}
+    rows = claims_table({**results, "curation.max_stages": certain(12, 9), "table1.sprint.optimised": certain(1, 9)})
+    manifest = {"notebooks": {}, "provenance": {}}
+    pills = re.findall(
+        r"pill \w+>([a-z ]+)</span>&nbsp;(\d+)", report._header("quick", manifest, rows).replace('"', "")
+    )
+    assert pills == [("reproduced", "1"), ("different", "1"), ("not run", str(len(CLAIMS) - 4)), ("reproduced", "2")]
+    measured, _, built = report._claims(rows).partition("So by construction: 2")
+    assert "figure6.countdown.all" in measured
+    assert "curation.max_stages" not in measured
+    assert "curation.max_stages" in built.partition("<details>")[0]
+    older = [{key: value for key, value in row.items() if key != "basis"} for row in rows]
+    assert report.by_basis(older) == (older, [])
 
 
 def test_margins_are_the_papers_sampling_error() -> None:

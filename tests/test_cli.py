@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import repository
 
-from sprint_lib import doctor, store
+from sprint_lib import doctor, models, store
 from sprint_lib.calls import Attempt, Call, Wait
 from sprint_lib.cli import main
 
@@ -195,6 +195,30 @@ def test_solve_refuses(capsys: pytest.CaptureFixture[str], problem: str, said: s
     assert said in refusal(capsys, "solve", problem)
 
 
+def test_solve_takes_the_model_that_was_trained_for_the_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sprint_lib import engines
+
+    def no_engine(spec: engines.EngineSpec) -> engines.Engine:
+        raise engines.EngineError(f"asked for {spec.model}")
+
+    def asked(*arguments: str) -> Path:
+        said = refusal(capsys, "solve", "3 4 -> 7", *arguments)
+        return Path(said.strip().removeprefix("sprint: asked for "))
+
+    monkeypatch.setattr(engines, "open_engine", no_engine)
+    monkeypatch.setenv("SPRINT_OUTPUTS", str(tmp_path))
+    assert asked("--method", "sequential") == models.path("countdown-base")
+    assert asked() == models.path("countdown-sprint")
+    for name in ("rft", "sprint"):
+        store.write_text(tmp_path / "laptop" / "models" / name / "training.json", "{}")
+    assert asked("--method", "sequential") == tmp_path / "laptop" / "models" / "rft"
+    assert asked() == tmp_path / "laptop" / "models" / "sprint"
+    assert asked("--method", "sequential", "--profile", "smoke") == models.path("countdown-base")
+    assert asked("--method", "sequential", "--model", str(tmp_path)) == tmp_path
+
+
 def test_solve_refuses_unknown_method_and_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no method 'magic'" in refusal(capsys, "solve", "3 4 -> 7", "--method", "magic")
     assert "no shipped model 'none-such'" in refusal(capsys, "solve", "3 4 -> 7", "--model", "none-such")
@@ -249,24 +273,111 @@ def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "1 reproduced, 1 not run" in said
 
 
-def test_eval_refuses_unknown_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("content", ["[{", '{"a": 1}', "3", "[3]", '[{"id": "a"}]', "\xff"])
+def test_damaged_claims_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    monkeypatch.setenv("SPRINT_OUTPUTS", str(tmp_path))
+    path = tmp_path / "laptop" / "claims.json"
+    path.parent.mkdir()
+    path.write_text(content, encoding="latin-1")
+    said = refusal(capsys, "claims")
+    assert f"{path}: damaged (" in said
+    assert "delete it, `sprint run --profile laptop` writes it anew" in said
+
+
+# --- eval and train -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{name: x, method: sequential, temprature: 1}", "temprature"),
+        ("{name: x, method: magic, engine: {model: there}}", "no method 'magic'; there are"),
+        ("{name: x, method: sequential, task: chess, engine: {model: there}}", "no task 'chess'; there are"),
+        ("{name: x, method: sequential}", "no model here"),
+        ("{name: x, method: sequential, n: many, engine: {model: there}}", "'<' not supported"),
+        ("{name: x, method: sequential, settings: {tokens: 3}, engine: {model: there}}", "unknown setting 'tokens'"),
+        ("[{name: x, method: sprint, engine: {model: m}}, {name: x, method: sprint, engine: {model: m}}]", "one name"),
+        ("{name: [}", "expected the node content"),
+        ("3", "expected a run or a list of runs"),
+        ("", "expected a run or a list of runs"),
+    ],
+)
+def test_eval_refuses_a_spec(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str) -> None:
     spec = tmp_path / "spec.yaml"
-    spec.write_text("{name: x, method: sequential, temprature: 1}")
-    said = refusal(capsys, "eval", str(spec))
-    assert "spec.yaml" in said
-    assert "temprature" in said
+    spec.write_text(content)
+    message = refusal(capsys, "eval", str(spec))
+    assert "spec.yaml" in message
+    assert said in message
+
+
+SPEC = "{name: x, method: sequential, engine: {kind: served, model: there}}"
+
+
+def test_eval_refuses_a_damaged_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPRINT_OUTPUTS", str(tmp_path))
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    log = tmp_path / "laptop" / "data" / "attempts" / "x.jsonl"
+    store.write_text(log, "not a log\n")
+    said = refusal(capsys, "eval", str(tmp_path / "spec.yaml"))
+    assert f"{log}:1: damaged line" in said
+    assert "spec.yaml" not in said
+
+
+def test_eval_does_not_blame_the_spec_for_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sprint_lib.evaluation import runs
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(runs, "run_many", broken)
+    monkeypatch.setenv("SPRINT_OUTPUTS", str(tmp_path))
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    with pytest.raises(KeyError, match="a bug"):
+        main(["eval", str(tmp_path / "spec.yaml")])
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise runs.RunError("run 'x': 2 of 12 attempts failed in the engine")
+
+    monkeypatch.setattr(runs, "run_many", failing)
+    assert main(["eval", str(tmp_path / "spec.yaml")]) == 1
+    assert "sprint: run 'x': 2 of 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "bad.json:1:2: "),
+        ("[]", "bad.json: expected the keys samples, base, out"),
+        ('{"samples": "s", "base": "b"}', "bad.json: 'out' is missing"),
+        ('{"samples": "s", "base": "b", "out": "o", "config": {"lrr": 1}}', "bad.json: config: unknown key 'lrr'"),
+        ('{"samples": "s", "base": "b", "out": "o"}', "bad.json: 'base': b: no model here"),
+        ('{"samples": "s", "base": "BASE", "out": "o"}', "bad.json: 'samples': s: not a file of samples"),
+        ('{"samples": "EMPTY", "base": "BASE", "out": "o"}', "no samples to train on"),
+        (None, "bad.json: no such file"),
+    ],
+)
+def test_train_sft_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str) -> None:
+    if content is not None:
+        empty = store.write_text(tmp_path / "empty.jsonl", "")
+        filled = content.replace("BASE", str(models.path("countdown-base"))).replace("EMPTY", str(empty))
+        (tmp_path / "bad.json").write_text(filled)
+    assert said in refusal(capsys, "train", "sft", str(tmp_path / "bad.json"))
 
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(doctor, "_torch", lambda: iter([doctor.Finding("torch", "ok", "not asked here")]))
     monkeypatch.setenv("SPRINT_OUTPUTS", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv(doctor.RELEASED_VARIABLE, str(tmp_path))
     findings = {finding.name: finding for finding in doctor.examine()}
     assert findings["python"].state == "ok"
     assert findings["outputs"].detail == str(tmp_path)
     assert (findings["git"].state, findings["chromium"].state) == ("optional", "optional")
-    assert "no logs/ in it" in findings["released logs"].detail
     assert all(finding.remedy for finding in findings.values() if finding.state != "ok")
     doctor.show(list(findings.values()))
     assert "→ install git" in capsys.readouterr().out

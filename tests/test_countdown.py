@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reasoning_gym.games.countdown import CountdownConfig, CountdownDataset
 
-from sprint_lib.tasks import Problem, check_unique, get_task
+from sprint_lib.tasks import Problem, check_unique, countdown, get_task
 from sprint_lib.tasks.countdown import (
+    MAX_NUMBER,
     MAX_VALUE,
     TARGETS,
     Countdown,
@@ -24,6 +25,7 @@ from sprint_lib.tasks.countdown import (
     draw,
     extract_answer,
     moves,
+    numbers_of,
     question,
     search_trace,
     solve,
@@ -44,10 +46,17 @@ def test_problems_are_distinct_solvable_and_the_same_for_the_same_seed() -> None
     for problem in problems:
         numbers, target = problem.meta["numbers"], problem.meta["target"]
         assert len(numbers) == 4
-        assert 1 <= min(numbers) <= max(numbers) <= 20
+        assert 1 <= min(numbers) <= max(numbers) <= MAX_NUMBER
         assert TARGETS[0] <= target <= TARGETS[1]
         assert problem.question == f"Numbers: {' '.join(map(str, sorted(numbers)))}\nTarget: {target}\n"
         assert verify(problem.answer, numbers, target).correct
+        assert numbers_of(problem.id) == (tuple(numbers), target)
+        assert countdown.problem(numbers[::-1], target) == problem
+
+
+def test_a_problem_without_a_solution_has_no_answer() -> None:
+    made = countdown.problem([4, 1, 1, 1], 99)
+    assert made == Problem("1-1-1-4=99", "Numbers: 1 1 1 4\nTarget: 99\n", "", {"numbers": [1, 1, 1, 4], "target": 99})
 
 
 def test_no_problem_is_in_both_splits() -> None:
@@ -241,7 +250,9 @@ def test_the_last_answer_of_a_text_counts() -> None:
 
 HOSTILE = [
     "9" * 100_000,
-    "(" * 100 + "3" + ")" * 100,
+    *("(" * 99 + inner + ")" * 99 for inner in ("3", "3 4", "")),
+    "3*(" * 49 + "3 4" + ")" * 49,
+    "(3" * 100,
     "-" * 199 + "3",
     "3 ** 4 ** 5 ** 7",
     "3 // 4",
@@ -249,6 +260,10 @@ HOSTILE = [
     "3.0 + 4",
     "0x10",
     "03 + 4 + 5 + 7",
+    "00 + 3 + 4 + 5 + 7",
+    "3 + 4 + 5 + 7 + 0000000",
+    "1000000 + 3",
+    "1_9",
     "٣ + 4 + 5 + 7",
     "٣ + 4 = 7 ; 7 + 5 = 12 ; 12 + 7 = 19",
     "3 + 4 = 7 ; " * 15,

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from sprint_lib.calls import Attempt
 from sprint_lib.curation import (
     Annotated,
-    CurationReport,
+    Packed,
+    Sifted,
     Trace,
     annotate_dependencies,
     annotate_steps,
@@ -57,10 +58,10 @@ def test_lines_end_at_line_breaks_and_long_ones_at_sentences() -> None:
 
 
 def test_numbering_a_hostile_text_is_linear() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     for text in ('."' * 50_000, "." + '"' * 100_000, "a" * 100_000, "\n \t" * 50_000, "a. " * 50_000):
         assert "".join(number_lines(text)) == text
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 # --- steps ----------------------------------------------------------------------------
@@ -192,9 +193,7 @@ def test_short_executions_are_folded_into_their_plans() -> None:
 def test_what_does_not_fit_moves_on_with_its_children() -> None:
     parents = {4: [3], 5: [1]}
     assert packed([3] * 5, parents).stage_of == {1: 1, 2: 1, 3: 1, 4: 2, 5: 2}
-    capped = packed([3] * 5, parents, cap=2)
-    assert capped.stage_of == {1: 1, 2: 1, 3: 2, 4: 3, 5: 2}
-    assert capped.moved == (3,)
+    assert packed([3] * 5, parents, cap=2).stage_of == {1: 1, 2: 1, 3: 2, 4: 3, 5: 2}
     with pytest.raises(ValueError, match="cap is 0"):
         packed([3], {}, cap=0)
 
@@ -257,7 +256,7 @@ def solver_traces(n: int) -> list[Trace]:
     return [Trace(p.id, p.question, countdown.search_trace(p.meta["numbers"], p.meta["target"])) for p in problems]
 
 
-def curated(traces: list[Trace], **options: Any) -> CurationReport:
+def curated(traces: list[Trace], **options: Any) -> Sifted[Packed]:
     return asyncio.run(curate(traces, CountdownAnnotator(), **options))
 
 
@@ -302,13 +301,13 @@ def test_traces_without_the_structure_are_set_aside(old: str, new: str, stage: s
     assert EXAMPLE.text.count(old) == 1
     report = curated([replace(EXAMPLE, text=EXAMPLE.text.replace(old, new))])
     assert not report.kept
-    assert report.reasons() == {(stage, reason): 1}
+    assert [(a.stage, a.reason) for a in report.aside] == [(stage, reason)]
 
 
 def test_every_solver_trace_is_kept_or_filtered_for_its_ratio() -> None:
     traces = solver_traces(60)
     report = curated(traces, cap=4)
-    assert set(report.reasons()) == {("filter", "fewer than 1.5 steps a stage")}
+    assert {(a.stage, a.reason) for a in report.aside} == {("filter", "fewer than 1.5 steps a stage")}
     assert len(report.kept) + len(report.aside) == 60
     for item in report.kept:
         assert item.packing.ratio >= 1.5
@@ -354,15 +353,13 @@ def test_only_right_attempts_become_traces() -> None:
 class ReplayEngine:
     """Answers each request with the sample that has its context, a few characters at a time."""
 
-    name = "replay"
-
     def __init__(self, samples: list[Sample]) -> None:
         self.by_context = {sample.context: sample for sample in samples}
         self.requests: list[str] = []
 
     async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
         sample = self.by_context[request.prompt]
-        assert sample.stop in request.stop
+        assert sample.stop.startswith(request.stop)
         assert not any(stop in sample.completion for stop in request.stop)
         self.requests.append(request.prompt)
         for start in range(0, len(sample.completion), 7):
@@ -377,9 +374,6 @@ class ReplayEngine:
 
     async def close(self) -> None:
         pass
-
-    def describe(self) -> dict[str, Any]:
-        return {}
 
 
 def trajectories() -> list[Trajectory]:
@@ -435,7 +429,7 @@ def test_the_end_of_a_narrow_last_plan_is_not_learned() -> None:
     stops = [s.stop for s in sprint_samples(QUESTION, trajectory, "t", width=3) if s.role == "planner"]
     assert stops == ["", "</Final_answer>"]
     stops = [s.stop for s in sprint_samples(QUESTION, trajectory, "t", width=2) if s.role == "planner"]
-    assert stops == ["</Plan_", "</Final_answer>"]
+    assert stops == ["</Plan_1>", "</Final_answer>"]
 
 
 def test_the_final_answer_does_not_learn_that_the_last_execution_succeeded() -> None:

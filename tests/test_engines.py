@@ -148,7 +148,7 @@ def test_greedy_equals_generate(folder: Path, dtype: str) -> None:
         assert (completion.prompt_tokens, completion.completion_tokens) == (ids.shape[1], len(new))
 
 
-def test_growing_store_keeps_what_it_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_growing_cache_keeps_what_it_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [Request(prompt, 80) for prompt in _prompts()]
     before = _all(folder, requests)
     monkeypatch.setattr(decoder_module, "_GROWTH", 8)
@@ -157,12 +157,12 @@ def test_growing_store_keeps_what_it_holds(folder: Path, monkeypatch: pytest.Mon
 
 def test_drawing_follows_the_probabilities() -> None:
     logits = torch.tensor([[0.0, 1.0, -1.0, 2.0, -30.0]])
-    n, heat = 4000, 0.7
+    n, temperature = 4000, 0.7
     uniforms = [(i + 0.5) / n for i in range(n)]
-    drawn = torch.tensor(embedded._sample(logits.expand(n, -1), [heat] * n, uniforms))
+    drawn = torch.tensor(embedded._sample(logits.expand(n, -1), [temperature] * n, uniforms))
     share = torch.bincount(drawn, minlength=5) / n
-    assert torch.allclose(share, torch.softmax(logits[0] / heat, -1), atol=1 / n)
-    assert embedded._sample(logits.expand(2, -1), [0.0, heat], [0.0, 0.0]) == [3, 0]
+    assert torch.allclose(share, torch.softmax(logits[0] / temperature, -1), atol=1 / n)
+    assert embedded._sample(logits.expand(2, -1), [0.0, temperature], [0.0, 0.0]) == [3, 0]
 
 
 # --- the company a request keeps does not matter -------------------------------------------
@@ -351,11 +351,3 @@ def test_models_it_cannot_run_are_refused(folder: Path, tmp_path: Path) -> None:
     odd = _save(tmp_path / "odd", "qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=0)
     with pytest.raises(EngineError, match="layer_types"):
         open_engine(EngineSpec(model=str(odd)))
-
-
-def test_description_names_the_weights(engine: EmbeddedEngine, folder: Path, tmp_path: Path) -> None:
-    other = EmbeddedEngine(EngineSpec(model=str(_save(tmp_path, hidden_size=16))))
-    described, changed = engine.describe(), other.describe()
-    assert described["weights"] != changed["weights"]
-    assert (described["dtype"], described["max_batch"], described["context"]) == ("float64", 4, CONTEXT)
-    asyncio.run(other.close())

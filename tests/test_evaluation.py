@@ -33,7 +33,6 @@ from sprint_lib.engines import Completion, EngineError
 from sprint_lib.tasks import countdown
 
 class Fake:
-    name = "fake"
     asked, running, most = 0, 0, 0
 
     async def complete(self, request, on_text=None):
@@ -54,7 +53,6 @@ class Fake:
         return Completion(text, 10, 0, 20 + request.seed % 50, "stop", began, began, time.monotonic())
 
     def count_tokens(self, text): return len(text.split())
-    def describe(self): return {}
     async def close(self): Fake.closed = True
 
 if os.environ.get("FAKE_CRASH"):
@@ -128,9 +126,19 @@ def test_key_knows_weights_but_not_the_folder(tmp_path: Path) -> None:
         store.write_text(tmp_path / folder / "training.json", folder)
         keys.append(runs.run_key(spec_of(engine=EngineSpec("fake", str(tmp_path / folder)))))
     assert keys[0] == keys[1] != keys[2]
+    store.write_text(tmp_path / "a" / "README.md", "a word")
     assert keys[0] == runs.run_key(spec_of(name="x", engine=EngineSpec("fake", str(tmp_path / "a"))))
     with pytest.raises(FileNotFoundError, match="train it first"):
         runs.run_key(spec_of(engine=EngineSpec("fake", str(tmp_path))))
+
+
+@pytest.mark.parametrize("name", ["calls", "loop", "trajectory", "methods", "tasks"])
+def test_key_knows_the_code_that_decides(tmp_path: Path, monkeypatch: Any, name: str) -> None:
+    before = runs.run_key(spec_of())
+    module = getattr(runs, name)
+    changed = store.write_text(tmp_path / "changed.py", Path(module.__file__).read_text() + "#")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    assert runs.run_key(spec_of()) != before
 
 
 def test_specs_refuse_what_they_do_not_know() -> None:
@@ -162,10 +170,39 @@ def test_dead_engine_stops_the_run_and_the_next_run_tries_again(fake: Any, space
 
 def test_single_engine_errors_count_as_attempts(fake: Any, space: Workspace, monkeypatch: Any) -> None:
     monkeypatch.setenv("FAKE_LIMIT", "10")
-    attempts = runs.run(spec_of(), space)
+    attempts = runs.run(spec_of(), space, allowed_errors=2)
     assert len(attempts) == 12
     assert sum(a.status == "engine_error" for a in attempts) == 2
     assert not any(a.correct for a in attempts if a.status == "engine_error")
+
+
+def test_engine_errors_end_a_run_when_all_else_is_done(fake: Any, space: Workspace, monkeypatch: Any) -> None:
+    monkeypatch.setenv("FAKE_LIMIT", "10")
+    said = r"run 'rft': 2 of 12 attempts failed in the engine \(.*out of memory\); run again: finished records are kept"
+    with pytest.raises(RunError, match=said):
+        runs.run(spec_of(), space)
+    assert len(store.read_log(space.attempts("rft"))) == 12
+    monkeypatch.setenv("FAKE_LIMIT", "11")  # the two that failed are tried again; they are the 13th and 14th asked
+    with pytest.raises(RunError, match="2 of 12"):
+        runs.run(spec_of(), space)
+    monkeypatch.setenv("FAKE_LIMIT", "1000")
+    assert [a.status for a in runs.run(spec_of(), space)] == ["ok"] * 12
+    assert fake.asked == 12 + 2 + 2
+
+
+def test_engine_errors_of_one_run_do_not_stop_the_others(fake: Any, space: Workspace, monkeypatch: Any) -> None:
+    monkeypatch.setenv("FAKE_LIMIT", "10")  # of each process
+    specs = [spec_of(), spec_of(name="control", sample=1), spec_of(name="short", n=10)]
+    with pytest.raises(RunError, match=r"'rft': 2 of 12 .*'control': 2 of 12 .*run again") as caught:
+        runs.run_many(specs, space)
+    assert "short" not in str(caught.value)
+    assert [len(store.read_log(space.attempts(spec.name))) for spec in specs] == [12, 12, 10]
+    monkeypatch.setenv("FAKE_LIMIT", "1000")
+    found = runs.run_many(specs, space)
+    assert {a.status for attempts in found.values() for a in attempts} == {"ok"}
+    monkeypatch.setenv("FAKE_LIMIT", "8")
+    allowed = runs.run_many([spec_of(name="again", seed=4, n=10)], space, allowed_errors=2)
+    assert [a.status for a in allowed["again"]].count("engine_error") == 2
 
 
 def test_run_whose_every_attempt_failed_is_an_error(fake: Any, space: Workspace, monkeypatch: Any) -> None:

@@ -39,7 +39,7 @@ class Exact:
         answer = text.partition("Answer ")[2].split("\n")[0]
         return Grade(True, answer) if answer == problem.answer else Grade(False, answer, "another number")
 
-    def load(self, n: int, *, split: str, seed: int, **options: Any) -> list[Problem]:
+    def load(self, n: int, *, split: str, seed: int) -> list[Problem]:
         return [PROBLEM]
 
 
@@ -153,28 +153,12 @@ def test_seeds_differ_by_run_problem_and_sample_and_by_nothing_else(name: str) -
 # --- a real model -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def nonsense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with random weights and the tokenizer of the real ones."""
-    import torch
-
-    from sprint_lib.training.base import BaseConfig, build_model, build_tokenizer
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("nonsense")
-    tokenizer = build_tokenizer()
-    model = build_model(BaseConfig(hidden=16, layers=1, heads=2, kv_heads=1, ffn=16, context=256), tokenizer)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def test_nonsense_from_a_real_model_ends_as_classified_attempts(nonsense: Path) -> None:
+def test_nonsense_from_a_real_model_ends_as_classified_attempts(tiny_model: Path) -> None:
     task = Countdown()
     problems = task.load(8, split="train", seed=0)
 
     async def run() -> list[Attempt]:
-        engine = open_engine(EngineSpec(model=str(nonsense), max_batch=16))
+        engine = open_engine(EngineSpec(model=str(tiny_model), max_batch=16))
         try:
             limits = {"temperature": 1.0, "seed": 1}
             sequential, sprint = get_method("sequential"), get_method("sprint")

@@ -6,13 +6,15 @@ import ast
 import itertools
 import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
-from sprint_lib.params import checked_steps, load_profile, parse_cell, read_notebook
+from sprint_lib.params import Notebook, checked_steps, load_profile, parse_cell, read_notebook
+from sprint_lib.suite import RUN_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -106,14 +108,51 @@ def test_no_number_of_a_run_is_typed_into_the_prose(path: Path) -> None:
             assert not typed, f"{typed} in: {source(cell)}"
 
 
+def saved(notebook: Notebook) -> list[str]:
+    """Figures and tables that the code writes with `plots.save` and `tables.write`, from its syntax trees."""
+    found = []
+    for number, code in enumerate(notebook.code):
+        for node in ast.walk(parse_cell(notebook.path, number, code)):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="plots"), attr="save"), args=[_, stem, *_]):
+                    found.append(f"figures/{ast.literal_eval(stem)}.svg")
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="tables"), attr="write"), args=[_, stem, *_]):
+                    found.append(f"tables/{ast.literal_eval(stem)}.csv")
+    return found
+
+
 def test_what_it_saves_is_what_it_declares(path: Path) -> None:
     notebook = read_notebook(path)
+    assert sorted(saved(notebook)) == sorted(o for o in notebook.outputs if o.startswith(("figures/", "tables/")))
+
+
+def patterns(row: str) -> list[str]:
+    """Paths in a row of the text, `{a,b}` written out, a figure without its format as its SVG."""
+    found = []
+    for item in re.findall(r"`([^`]+)`", row):
+        head, braces, tail = re.fullmatch(r"([^{]*)(?:\{([^}]*)\})?(.*)", item).groups()  # type: ignore[union-attr]
+        for part in (braces or "").split(","):
+            name = f"{head}{part}{tail}"
+            found.append(f"{name}.svg" if re.fullmatch(r"figures/[\w-]+", name) else name)
+    return found
+
+
+def test_what_its_text_says_it_writes_is_what_it_declares(path: Path) -> None:
+    notebook = read_notebook(path)
+    row = re.search(r"^\| writes \| (.+) \|$", notebook.cells[1][1], re.MULTILINE)
+    assert row
+    said = patterns(row.group(1))
+    declared = [output for output in notebook.outputs if any(fnmatch(output, pattern) for pattern in said)]
+    assert declared == list(notebook.outputs)
+    assert [pattern for pattern in said if not any(fnmatch(output, pattern) for output in declared)] == []
+
+
+def test_notebook_00_changes_no_result_when_it_is_run_by_hand() -> None:
+    """What it saves depends on what its reader asks, and on the clock: only the suite may write to its profile."""
+    notebook = read_notebook(ROOT / "notebooks/00_start_here.ipynb")
     code = "\n".join(notebook.code)
-    saved = {f"figures/{stem}.svg" for stem in re.findall(r'\), "([\w-]+)", \w+, workspace\)', code)}
-    saved |= {f"figures/{stem}.svg" for stem in re.findall(r'^plots\.save\(figure, "([\w-]+)"', code, re.MULTILINE)}
-    saved |= {f"tables/{stem}.csv" for stem in re.findall(r'tables\.write\(\w+, "([\w-]+)"', code)}
-    declared = {output for output in notebook.outputs if output.startswith(("figures/", "tables/"))}
-    assert saved <= declared
+    assert f'charts = workspace if os.environ.get("{RUN_VARIABLE}") else Workspace("by-hand")' in code
+    assert code.count("plots.save(") == code.count("frame, charts)") == len(saved(notebook))
 
 
 @pytest.mark.parametrize("profile", PROFILES)

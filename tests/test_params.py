@@ -185,3 +185,5 @@ def test_selection_and_order(tmp_path: Path) -> None:
         names(["01_sum"])
     with pytest.raises(ParamsError, match="no notebook '07'; there are"):
         names([], "07")
+    with pytest.raises(ParamsError, match="--only 00 01_sums and --from 10 leave no notebook to run"):
+        names(["00", "01_sums"], "10")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -101,27 +102,64 @@ def test_stage_reach_by_group() -> None:
     assert frame.to_dict("records") == [{"group": "all", "stage": 1, "share": 50.0, "problems": 2, "parallel": 1}]
 
 
-def test_properties_are_read_off_the_calls() -> None:
-    sprint = tables.properties([staged("a"), staged("b", retry=True)])
-    assert {key: holds for key, (holds, _) in sprint.items()} == {
-        "parallel": True,
-        "adaptive": True,
-        "multi_step": True,
-    }
-    rft = tables.properties([linear("a", 10), linear("b", 20)])
-    assert {key: holds for key, (holds, _) in rft.items()} == {"parallel": False, "adaptive": True, "multi_step": True}
-    fixed = tables.properties([staged("a"), staged("b")])
-    assert not fixed["adaptive"][0]
+def _shares(attempts: list[Attempt]) -> dict[str, tuple[float, int]]:
+    return {key: (share.value, share.n) for key, (share, _) in tables.properties(attempts).items()}
+
+
+def test_properties_are_shares_of_attempts() -> None:
+    sprint = [staged("a"), staged("b", retry=True), linear("c"), staged("d"), staged("e"), staged("f")]
+    # of (a, b), (c, d) and (e, f) only (c, d) differ in their graphs: another try is none
+    assert _shares(sprint) == {"parallel": (5 / 6, 6), "adaptive": (1 / 3, 3), "multi_step": (5 / 6, 6)}
+    evidence = [why for _, why in tables.properties(sprint).values()]
+    assert evidence == ["at most 2 calls side by side", "2 different graphs", "up to 3 rounds of calls"]
+    rft = [linear("a", 10), linear("b", 20), linear("c", 20), linear("d", 20)]
+    assert _shares(rft) == {"parallel": (0, 4), "adaptive": (1 / 2, 2), "multi_step": (1, 4)}
+    share = tables.properties(sprint)["parallel"][0]
+    assert share.low < 5 / 6 < share.high
+
+
+def test_a_single_attempt_says_nothing_of_how_attempts_differ() -> None:
+    share = tables.properties([staged("a")])["adaptive"][0]
+    assert math.isnan(share.low)
+    assert share.n == 0
+
+
+def test_trying_again_is_neither_parallel_nor_a_step() -> None:
+    plan = Call("P1", "planner", 1, completion_tokens=20)
+    again = Call("P1~2", "planner", 1, waits=(Wait("P1"),), completion_tokens=20)
+    one = Call("E1", "executor", 1, 1, (Wait("P1~2", 5),), completion_tokens=30)
+    two = Call("E1~2", "executor", 1, 1, (Wait("E1"),), completion_tokens=30)
+    attempt = Attempt("a", "sprint", "truncated", False, "", TEXT, (plan, again, one, two))
+    assert _shares([attempt]) == {"parallel": (0, 1), "adaptive": (0, 0), "multi_step": (0, 1)}
+
+
+def _planned(prompt: int, cached: int, first_token: float) -> Attempt:
+    call = Call("P1", "planner", 1, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=5, ended=9.0)
+    return Attempt("a", "sprint", "ok", True, "", "", (replace(call, first_token=first_token),))
 
 
 def test_rates_come_from_the_seconds_before_and_after_the_first_token() -> None:
-    slow = Call("P1", "planner", 1, prompt_tokens=90, cached_tokens=30, completion_tokens=5, first_token=0.4, ended=1.0)
-    model = tables.measured_rates([linear(tokens=91)], [Attempt("a", "sprint", "ok", True, "", "", (slow,))])
-    assert model.overhead == pytest.approx(0.1)
+    # 0.04 s a call and 0.0075 s a prompt token: 8 tokens in 0.1 s, 60 uncached ones in 0.49 s
+    model = tables.measured_rates([linear(tokens=91)], [_planned(90, 30, 0.49)])
+    assert model.overhead == pytest.approx(0.04)
     assert model.decode_rate == pytest.approx(100)
-    assert model.prefill_rate == pytest.approx(200)
+    assert model.prefill_rate == pytest.approx(1 / 0.0075)
     with pytest.raises(ValueError, match="no rates"):
         tables.measured_rates([], [])
+
+
+@pytest.mark.parametrize("first_token", [0.1, 0.2, 0.49, 0.75])
+def test_a_linear_attempt_is_predicted_as_it_was_measured(first_token: float) -> None:
+    """Nothing of a call may be in two terms of the model; also where reading seems free, or is all there is."""
+    attempts = [linear("a", 91), linear("b", 30), linear("c", 500)]
+    model = tables.measured_rates(attempts, [_planned(90, 30, first_token)])
+    predicted, measured = (sum(f(a) for a in attempts) for f in (model.seconds, lambda a: a.wall_seconds))
+    assert predicted == pytest.approx(measured)
+
+
+def test_a_negative_overhead_is_none() -> None:
+    model = tables.measured_rates([linear(tokens=91)], [_planned(60, 0, 3.0)])
+    assert (model.overhead, model.prefill_rate) == (0, pytest.approx(20))
 
 
 def test_model_text_brings_no_markup_into_a_notebook() -> None:

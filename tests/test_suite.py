@@ -148,12 +148,34 @@ def test_dry_run_writes_nothing(root: Path) -> None:
     assert not (root / "outputs").exists()
 
 
+def test_a_profile_of_ones_own_takes_as_long_as_laptop(root: Path) -> None:
+    for name, (cells, inputs, outputs) in repository.FLOW.items():
+        path = root / "notebooks" / f"{name}.ipynb"
+        repository.write_notebook(path, cells, inputs, outputs, minutes={"quick": 0.5, "laptop": 2})
+    assert "would run, about 2 min" in run(dry_run=True)[1]
+    copy = root / "params" / "mine.yaml"
+    copy.write_text((root / "params" / "quick.yaml").read_text())
+    with pytest.raises(params.ParamsError, match=r"mine.yaml: 'profile' is 'quick', .*; write profile: mine"):
+        suite.run("mine", dry_run=True)
+    copy.write_text(copy.read_text().replace("quick", "mine"))
+    stream = io.StringIO()
+    assert suite.run("mine", dry_run=True, stream=stream) == 0
+    assert "would run, about 6 min" in stream.getvalue()
+
+
 # --- refusals and failures ------------------------------------------------------------
 
 
 def test_missing_input_is_refused_before_anything_runs(root: Path) -> None:
     with pytest.raises(suite.SuiteError, match=r"10_end: reads tables/sums.csv, .*; run 01_sums first"):
         run(start="10")
+    assert not (root / "outputs").exists()
+
+
+def test_only_before_from_is_refused(root: Path) -> None:
+    for dry_run in (False, True):
+        with pytest.raises(params.ParamsError, match="--only 00 and --from 10 leave no notebook to run"):
+            suite.run("quick", only=["00"], start="10", dry_run=dry_run)
     assert not (root / "outputs").exists()
 
 
@@ -315,10 +337,12 @@ def start(root: Path) -> subprocess.Popen[str]:
     )
 
 
-def slow_repository(root: Path) -> Path:
-    """As FLOW, but the first notebook takes 2 s for its records."""
-    profile = "profile: quick\nnotebooks:\n  00_numbers: {n: 4, seconds: 0.5}\n  01_sums: {}\n  10_end: {}\n"
-    return repository.make(root, profile)
+def slow_repository(root: Path, first: float = 0.5, last: float = 0.0) -> Path:
+    """As FLOW, but each record of the first notebook takes `first` seconds, the table of the last one `last`."""
+    wanted: dict[str, Any] = {"00_numbers": {"n": 4, "seconds": first}, "01_sums": {}, "10_end": {}}
+    repository.make(root, json.dumps({"profile": "quick", "notebooks": wanted}))  # JSON is YAML
+    edit(root, "10_end", "table = (", f"import time\\ntime.sleep({last})\\ntable = (")
+    return root
 
 
 def records(root: Path) -> list[str]:
@@ -345,7 +369,7 @@ def kernels(root: Path) -> Iterator[int]:
 
 
 def test_one_run_at_a_time_and_kill(tmp_path: Path, real: Path) -> None:
-    root = slow_repository(tmp_path)
+    root = slow_repository(tmp_path, first=1.5)  # time for the two commands below, before it comes to its next notebook
     running = start(root)
     try:
         wait_for(lambda: len(records(root)) >= 1)
@@ -355,6 +379,7 @@ def test_one_run_at_a_time_and_kill(tmp_path: Path, real: Path) -> None:
         found = json.loads(repository.sprint(root, "status", "--profile", "quick", "--json").stdout)
         assert found["running"]["at"]["notebook"] == "00_numbers"
         assert found["notebooks"][0]["state"] == "running"
+        assert running.poll() is None
     finally:
         running.kill()
         running.communicate()
@@ -391,11 +416,15 @@ def test_a_kernel_left_behind_is_ended_by_the_next_run(root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_kills_at_random_moments(tmp_path: Path, real: Path, seed: int) -> None:
-    root, draw = slow_repository(tmp_path), random.Random(seed)
+    draw = random.Random(seed)
+    moments = [draw.uniform(0.3, 8.0) for _ in range(5)]
+    # The last notebook, which starts from its beginning each time, outlasts every kill: none can hit a finished run.
+    root = slow_repository(tmp_path, last=max(moments))
     seen: list[str] = []
-    for _ in range(5):
+    for moment in moments:
         running = start(root)
-        time.sleep(draw.uniform(0.3, 8.0))
+        time.sleep(moment)
+        assert running.poll() is None, "the run ended before it was killed"
         running.kill()
         running.communicate()
         assert records(root)[: len(seen)] == seen

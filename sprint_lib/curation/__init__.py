@@ -8,7 +8,6 @@ here, which sets aside what it cannot use and says why; `curate` does them all.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -76,22 +75,10 @@ class Aside:
 
 @dataclass(frozen=True)
 class Sifted(Generic[T]):
-    """What one stage of curation kept and what it set aside."""
+    """What a stage of curation, or all of it, kept and what it set aside."""
 
     kept: list[T]
     aside: list[Aside]
-
-
-@dataclass(frozen=True)
-class CurationReport:
-    """The outcome of `curate`: every trace is either kept or set aside with a reason."""
-
-    kept: list[Packed]
-    aside: list[Aside]
-
-    def reasons(self) -> dict[tuple[str, str], int]:
-        """How many traces were set aside by (stage, reason), most first."""
-        return dict(Counter((a.stage, a.reason) for a in self.aside).most_common())
 
 
 def right_traces(attempts: Iterable[Attempt], questions: Mapping[str, str]) -> Sifted[Trace]:
@@ -159,9 +146,9 @@ def pack_traces(
 
 async def curate(
     traces: Sequence[Trace], annotator: Annotator, *, cap: int | None = None, min_ratio: float = MIN_RATIO
-) -> CurationReport:
+) -> Sifted[Packed]:
     """All of curation on traces with a right answer."""
     steps = await annotate_steps(traces, annotator)
     graphs = await annotate_dependencies(steps.kept, annotator)
     packed = pack_traces(graphs.kept, cap=cap, min_ratio=min_ratio)
-    return CurationReport(packed.kept, [*steps.aside, *graphs.aside, *packed.aside])
+    return Sifted(packed.kept, [*steps.aside, *graphs.aside, *packed.aside])

@@ -24,7 +24,7 @@ def dependency_graph(steps: int, parents: Mapping[int, Sequence[int]]) -> nx.DiG
             elif parent >= child:
                 wrong.append(f"step {child} needs step {parent}, which does not come before it")
     if wrong:
-        raise AnnotationError(*wrong)
+        raise AnnotationError("; ".join(wrong))
     graph = nx.DiGraph()
     graph.add_nodes_from(range(1, steps + 1))
     graph.add_edges_from((parent, child) for child in sorted(parents) for parent in parents[child])

@@ -6,6 +6,7 @@ if the parent has an execution: what rests on a result must wait for it, what re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,7 +27,6 @@ class Packing:
     trajectory: Trajectory
     stage_of: dict[int, int]
     folded: tuple[int, ...]  # steps whose execution was too short for an executor
-    moved: tuple[int, ...]  # steps that the cap on prompts put into a later stage than their parents demand
 
     @property
     def ratio(self) -> float:
@@ -56,13 +56,7 @@ class _Draft:
 
 
 def pack(
-    question: str,
-    lines: Sequence[str],
-    steps: Sequence[Step],
-    graph: nx.DiGraph,
-    *,
-    cap: int | None = None,
-    min_execution_lines: int = MIN_EXECUTION_LINES,
+    question: str, lines: Sequence[str], steps: Sequence[Step], graph: nx.DiGraph, *, cap: int | None = None
 ) -> Packing:
     """Pack checked steps (`check_steps`) with their dependencies (`dependency_graph`) into a trajectory.
 
@@ -72,39 +66,32 @@ def pack(
     Raises:
         AnnotationError: if the text holds tags, so that the trajectory does not read back as it was written.
     """
-    folded = tuple(n for n, s in enumerate(steps, 1) if 0 < len(s.execution) < min_execution_lines and not s.final)
+    folded = tuple(n for n, s in enumerate(steps, 1) if 0 < len(s.execution) < MIN_EXECUTION_LINES and not s.final)
     steps = [_fold(step) if number in folded else step for number, step in enumerate(steps, 1)]
-    stage_of, moved = assign_stages(steps, graph, cap)
+    stage_of = assign_stages(steps, graph, cap)
     trajectory = _write(question, lines, steps, graph, stage_of)
     read = parse(trajectory.render())
     if read != trajectory:
         kinds = sorted({defect.kind for defect in read.defects}) or ["other text"]
         raise AnnotationError(f"does not read back as written: {', '.join(kinds)}")
-    return Packing(trajectory, stage_of, folded, moved)
+    return Packing(trajectory, stage_of, folded)
 
 
-def assign_stages(
-    steps: Sequence[Step], graph: nx.DiGraph, cap: int | None = None
-) -> tuple[dict[int, int], tuple[int, ...]]:
-    """The stage of every step but the final one, and the steps that the cap moved."""
+def assign_stages(steps: Sequence[Step], graph: nx.DiGraph, cap: int | None = None) -> dict[int, int]:
+    """The stage of every step but the final one."""
     if cap is not None and cap < 1:
         raise ValueError(f"packing: cap is {cap}; a stage needs room for at least one prompt")
     stage_of: dict[int, int] = {}
-    prompts: dict[int, int] = {}
-    moved: list[int] = []
+    prompts: Counter[int] = Counter()
     for number, step in enumerate(steps, 1):
         if step.final:
             continue
-        own = max((stage_of[p] + bool(steps[p - 1].execution) for p in graph.predecessors(number)), default=1)
-        stage = own
-        while step.execution and cap is not None and prompts.get(stage, 0) >= cap:
+        stage = max((stage_of[p] + bool(steps[p - 1].execution) for p in graph.predecessors(number)), default=1)
+        while step.execution and cap is not None and prompts[stage] >= cap:
             stage += 1
-        if step.execution:
-            prompts[stage] = prompts.get(stage, 0) + 1
-        if stage > own:
-            moved.append(number)
+        prompts[stage] += bool(step.execution)
         stage_of[number] = stage
-    return stage_of, tuple(moved)
+    return stage_of
 
 
 def _fold(step: Step) -> Step:

@@ -20,8 +20,6 @@ class CountdownAnnotator:
     What the lines claim is not checked; the trace's answer was graded before.
     """
 
-    name = "countdown-rules"
-
     async def steps(self, question: str, lines: Sequence[str]) -> list[Step]:
         starts = [n for n, line in enumerate(lines, 1) if line.startswith((_TRY, _ANSWER))]
         if not starts or starts[0] != 1 or not lines[0].startswith(_TRY):

@@ -16,15 +16,17 @@ from sprint_lib import store
 from sprint_lib.loop import FINAL_OPEN, executor_context, planner_context
 from sprint_lib.trajectory import Prompt, Stage, Trajectory, render_part, render_plan
 
-PLAN_STOP, EXECUTION_STOP, FINAL_STOP = "</Plan_", "</execution_", "</Final_answer>"
+FINAL_CLOSE = "</Final_answer>"
 
 
 @dataclass(frozen=True)
 class Sample:
     """One call: the model sees `context`, writes `completion` and then what ends the call.
 
-    That is the stop string `stop` ("": the end of the call is not learned), followed by the tokenizer's end token if
-    the whole text is over (`ends`). Samples of one `trace` share contexts, which training makes use of.
+    That is the closing tag `stop` ("": the end of the call is not learned), followed by the tokenizer's end token if
+    the whole text is over (`ends`). The loop stops a call at the tag's first characters; the whole tag is learned,
+    because a tokenizer may have no token that is just those. Samples of one `trace` share contexts, which training
+    makes use of.
     """
 
     context: str
@@ -56,14 +58,15 @@ def sprint_samples(question: str, trajectory: Trajectory, trace: str, width: int
     for done, stage in enumerate(stages):
         before = stages[:done]
         hindsight = width is not None and done == len(stages) - 1 and len(stage.prompts) < width
-        plan = render_plan(stage).removesuffix(f"{PLAN_STOP}{stage.number}>\n")
-        stop = "" if hindsight else PLAN_STOP
+        close = f"</Plan_{stage.number}>"
+        plan = render_plan(stage).removesuffix(f"{close}\n")
+        stop = "" if hindsight else close
         samples.append(Sample(planner_context(question, before), plan, "planner", trace, stop))
         samples += _executor_samples(question, before, stage, trace)
     if trajectory.final is not None:
         seen = stages if width is None else (*stages[:-1], *(_shuffled(stage, rng) for stage in stages[-1:]))
         context = planner_context(question, seen)
-        samples.append(Sample(context, FINAL_OPEN + trajectory.final, "planner", trace, FINAL_STOP, ends=True))
+        samples.append(Sample(context, FINAL_OPEN + trajectory.final, "planner", trace, FINAL_CLOSE, ends=True))
     return samples
 
 
@@ -89,7 +92,8 @@ def _executor_samples(question: str, before: tuple[Stage, ...], stage: Stage, tr
         so_far += render_part(part)
         if not isinstance(part, str) and part.index in bodies:
             context = executor_context(question, before, stage.number, so_far, part)
-            yield Sample(context, bodies[part.index], "executor", trace, EXECUTION_STOP)
+            close = f"</execution_{stage.number}.{part.index}>"
+            yield Sample(context, bodies[part.index], "executor", trace, close)
 
 
 def write_samples(path: Path | str, samples: Iterable[Sample]) -> Path:

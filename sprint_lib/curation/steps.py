@@ -42,8 +42,6 @@ class Annotator(Protocol):
     Both functions raise AnnotationError if the trace has no structure that they can read.
     """
 
-    name: str
-
     async def steps(self, question: str, lines: Sequence[str]) -> list[Step]:
         """The steps of a trace, every line in exactly one place."""
 
@@ -52,11 +50,7 @@ class Annotator(Protocol):
 
 
 class AnnotationError(ValueError):
-    """A trace that cannot be curated; `reasons` say why."""
-
-    def __init__(self, *reasons: str) -> None:
-        super().__init__("; ".join(reasons))
-        self.reasons = reasons
+    """A trace that cannot be curated; the message says why."""
 
 
 def check_steps(steps: Sequence[Step], lines: Sequence[str]) -> None:
@@ -74,7 +68,7 @@ def check_steps(steps: Sequence[Step], lines: Sequence[str]) -> None:
     if starts != sorted(starts):
         wrong.append("the steps are not in the order of their first lines")
     if wrong:
-        raise AnnotationError(*wrong)
+        raise AnnotationError("; ".join(wrong))
 
 
 def _wrong_in_step(step: Step, last: bool) -> list[str]:

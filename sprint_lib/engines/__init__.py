@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 OnText = Callable[[str, int], None]  # (new text, completion tokens so far)
 
@@ -53,8 +53,6 @@ class Completion:
 class Engine(Protocol):
     """One language model behind one coroutine; any number of calls at once."""
 
-    name: str
-
     async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
         """Complete a prompt; `on_text` is called in the event loop's thread as text appears.
 
@@ -68,10 +66,6 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """End all work and give the memory back; unfinished calls raise EngineError."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What a manifest needs to know: model, hash of its weights, number format, threads."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A lean Llama/Qwen2 decoder over a Hugging Face folder, with its key/value store.
+"""A lean Llama/Qwen2 decoder over a Hugging Face folder, with its key/value cache.
 
 One forward pass takes any mix of rows that decode one token and prompts that are
 read in, laid end to end as one list of tokens: matrix products see all of them at
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("llama", "qwen2")
 _PADDED = 16  # half precision compiles its products for every new number of tokens, so there are to be few
-_GROWTH = 1024  # positions by which the store grows, at least
+_GROWTH = 1024  # positions by which the cache grows, at least
 
 
 @dataclass(frozen=True)
 class Span:
-    """Some tokens of a pass whose rows attend together: `rows` neighbours in the store, `queries` tokens each."""
+    """Some tokens of a pass whose rows attend together: `rows` neighbours in the cache, `queries` tokens each."""
 
     slot: int
     rows: int
@@ -42,7 +42,7 @@ class Shape:
 
     layers: int
     hidden: int
-    inner: int  # of the feed-forward part
+    intermediate: int  # of the feed-forward part
     heads: int
     kv_heads: int
     head_dim: int
@@ -78,7 +78,7 @@ def read_shape(config: dict[str, Any], where: Path) -> Shape:
     return Shape(
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
-        inner=config["intermediate_size"],
+        intermediate=config["intermediate_size"],
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
@@ -90,7 +90,7 @@ def read_shape(config: dict[str, Any], where: Path) -> Shape:
 
 
 class Decoder:
-    """Weights, key/value store of `slots` sequences, and the forward pass over both."""
+    """Weights, key/value cache of `slots` sequences, and the forward pass over both."""
 
     def __init__(self, folder: Path, dtype: str, slots: int) -> None:
         import torch
@@ -101,19 +101,19 @@ class Decoder:
         half = self.dtype == torch.bfloat16
         self.padding = half
         # torch's half precision attention prefers one query a head, its others one head with several queries
-        self.folded = (shape.heads, 1) if half else (shape.kv_heads, shape.group)
+        self.query_groups = (shape.heads, 1) if half else (shape.kv_heads, shape.group)
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise EngineError(f"{folder}: no *.safetensors in it; save the model with save_pretrained")
         raw = {name: w.to(self.dtype) for file in files for name, w in load_file(file).items()}
         embedding = raw["model.embed_tokens.weight"]
         self.embedding = embedding.float() if half else embedding
-        self.head = _folded(raw.get("lm_head.weight", embedding), raw["model.norm.weight"])
+        self.head = _fold_norm(raw.get("lm_head.weight", embedding), raw["model.norm.weight"])
         self.layers = [_layer(raw, f"model.layers.{i}.", shape) for i in range(shape.layers)]
         self.slots = slots
         self.capacity = 0
-        self.store = torch.zeros(0)
-        self.turns = _turns(shape, 0, self.dtype)
+        self.kv_cache = torch.zeros(0)
+        self.rotary = _rotary(shape, 0, self.dtype)
 
     def reserve(self, length: int, filled: Sequence[int] = ()) -> None:
         """Make room for sequences of `length` tokens; `filled` says how many positions of each slot are to survive.
@@ -122,21 +122,21 @@ class Decoder:
         """
         if length <= self.capacity:
             return
-        s, old = self.shape, self.store
+        s, old = self.shape, self.kv_cache
         self.capacity = min(s.context, max(length, 2 * self.capacity, _GROWTH))
-        self.store = _untouched((self.slots, s.layers, 2, s.kv_heads, self.capacity, s.head_dim), self.dtype)
+        self.kv_cache = _untouched((self.slots, s.layers, 2, s.kv_heads, self.capacity, s.head_dim), self.dtype)
         for slot, used in enumerate(filled):
             if used:
-                self.store[slot, :, :, :, :used] = old[slot, :, :, :, :used]
-        self.turns = _turns(s, self.capacity, self.dtype)
+                self.kv_cache[slot, :, :, :, :used] = old[slot, :, :, :, :used]
+        self.rotary = _rotary(s, self.capacity, self.dtype)
 
     def forget(self) -> None:
-        """Give the memory of the store back."""
-        self.store, self.capacity = self.store.new_zeros(0), 0
+        """Give the memory of the cache back."""
+        self.kv_cache, self.capacity = self.kv_cache.new_zeros(0), 0
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another."""
-        self.store[target, :, :, :, :length] = self.store[source, :, :, :, :length]
+        self.kv_cache[target, :, :, :, :length] = self.kv_cache[source, :, :, :, :length]
 
     def forward(
         self,
@@ -156,24 +156,24 @@ class Decoder:
 
         s, n = self.shape, len(ids)
         at, rows = torch.tensor(positions), torch.tensor(slots)
-        turns = self.turns[at]
-        works = _attention_works(spans, self.store, at)
+        rotary = self.rotary[at]
+        works = _attention_works(spans, self.kv_cache, at)
         x = embedding(torch.tensor(ids), self.embedding)
         if self.padding:
             x = torch.nn.functional.pad(x, (0, 0, 0, -n % _PADDED))
         for index, layer in enumerate(self.layers):
             h = _linear(self._unit(x), layer.qkv, layer.qkv_bias)[:n]
-            h = _rotate(h.view(n, -1, s.head_dim // 2, 2), turns)
-            self.store[rows, index, :, :, at] = h[:, s.heads :].view(-1, 2, s.kv_heads, s.head_dim)
-            x = x + _attend(h[:, : s.heads], works, index, len(x), self.folded) @ layer.out
+            h = _rotate(h.view(n, -1, s.head_dim // 2, 2), rotary)
+            self.kv_cache[rows, index, :, :, at] = h[:, s.heads :].view(-1, 2, s.kv_heads, s.head_dim)
+            x = x + _attend(h[:, : s.heads], works, index, len(x), self.query_groups) @ layer.out
             h = self._unit(x) @ layer.gate_up
-            x = x + silu(h[:, : s.inner]).mul_(h[:, s.inner :]) @ layer.down
+            x = x + silu(h[:, : s.intermediate]).mul_(h[:, s.intermediate :]) @ layer.down
         if len(last) != len(x):
             x = x[torch.tensor(last)]
         return (self._unit(x) @ self.head).to(x.dtype)
 
     def _unit(self, x: torch.Tensor) -> torch.Tensor:
-        """Rows scaled to length one: an RMS norm but for its weights and the root of the width, see `_folded`."""
+        """Rows scaled to length one: an RMS norm but for its weights and the root of the width, see `_fold_norm`."""
         import torch
 
         size = torch.linalg.vecdot(x, x).add_(self.shape.eps * self.shape.hidden).rsqrt_()
@@ -213,15 +213,15 @@ def _layer(raw: dict[str, torch.Tensor], at: str, shape: Shape) -> _Layer:
 
     gate_up = torch.cat([raw[f"{at}mlp.{name}_proj.weight"] for name in ("gate", "up")])
     return _Layer(
-        qkv=_folded(joined("weight"), raw[f"{at}input_layernorm.weight"]),
+        qkv=_fold_norm(joined("weight"), raw[f"{at}input_layernorm.weight"]),
         qkv_bias=joined("bias") if f"{at}self_attn.q_proj.bias" in raw else None,
         out=raw[f"{at}self_attn.o_proj.weight"].t().contiguous(),
-        gate_up=_folded(gate_up, raw[f"{at}post_attention_layernorm.weight"]),
+        gate_up=_fold_norm(gate_up, raw[f"{at}post_attention_layernorm.weight"]),
         down=raw[f"{at}mlp.down_proj.weight"].t().contiguous(),
     )
 
 
-def _folded(weight: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+def _fold_norm(weight: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
     """Input-first weight of a product that follows an RMS norm: takes `_unit` vectors instead of normed ones."""
     return (weight * (norm * math.sqrt(len(norm)))).t().contiguous()
 
@@ -238,7 +238,7 @@ def _interleave(w: torch.Tensor, head_dim: int) -> torch.Tensor:
     return w.view(-1, 2, head_dim // 2, *w.shape[1:]).transpose(1, 2).reshape(w.shape)
 
 
-def _turns(shape: Shape, length: int, dtype: torch.dtype) -> torch.Tensor:
+def _rotary(shape: Shape, length: int, dtype: torch.dtype) -> torch.Tensor:
     """Rotary embedding of each position's heads as complex numbers, [length, heads + 2 kv_heads, head_dim / 2].
 
     Values stay as they are: their numbers are ones. So one product serves all heads.
@@ -248,16 +248,16 @@ def _turns(shape: Shape, length: int, dtype: torch.dtype) -> torch.Tensor:
     half = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float64), shape.rope_theta**-half)
     turned = torch.polar(torch.ones_like(angles), angles).unsqueeze(1).expand(-1, shape.heads + shape.kv_heads, -1)
-    turns = torch.cat([turned, torch.ones_like(turned[:, : shape.kv_heads])], dim=1)
-    return turns if dtype == torch.float64 else turns.to(torch.complex64)
+    rotary = torch.cat([turned, torch.ones_like(turned[:, : shape.kv_heads])], dim=1)
+    return rotary if dtype == torch.float64 else rotary.to(torch.complex64)
 
 
-def _rotate(pairs: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+def _rotate(pairs: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     """Rotate [tokens, heads, head_dim / 2, 2] and flatten the pairs again."""
     import torch
 
-    wide = pairs.to(turns.real.dtype)  # complex numbers have no half precision
-    return torch.view_as_real(torch.view_as_complex(wide) * turns).flatten(-2).to(pairs.dtype)
+    wide = pairs.to(rotary.real.dtype)  # complex numbers have no half precision
+    return torch.view_as_real(torch.view_as_complex(wide) * rotary).flatten(-2).to(pairs.dtype)
 
 
 @dataclass(frozen=True)
@@ -272,17 +272,18 @@ class _Work:
     bias: torch.Tensor
 
 
-def _attention_works(spans: Sequence[Span], store: torch.Tensor, at: torch.Tensor) -> list[_Work]:
+def _attention_works(spans: Sequence[Span], kv_cache: torch.Tensor, at: torch.Tensor) -> list[_Work]:
     singles = [span for span in spans if span.queries == 1]
-    shared = _bias(at[: sum(span.rows for span in singles)], max((s.length for s in singles), default=0), store.dtype)
+    longest = max((span.length for span in singles), default=0)
+    shared = _bias(at[: sum(span.rows for span in singles)], longest, kv_cache.dtype)
     works, start = [], 0
     for span in spans:
         end = start + span.rows * span.queries
-        held = store[span.slot : span.slot + span.rows, :, :, :, : span.length]
+        held = kv_cache[span.slot : span.slot + span.rows, :, :, :, : span.length]
         if span.queries == 1:
             bias = shared[start:end, None, None, : span.length]
         else:
-            bias = _bias(at[start:end], span.length, store.dtype)[None, None]
+            bias = _bias(at[start:end], span.length, kv_cache.dtype)[None, None]
         keys, values = zip(*(layer.unbind(1) for layer in held.unbind(1)), strict=True)
         works.append(_Work(start, end, span.queries, keys, values, bias))
         start = end
@@ -298,18 +299,18 @@ def _bias(at: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _attend(
-    queries: torch.Tensor, works: Sequence[_Work], index: int, tokens: int, folded: tuple[int, int]
+    queries: torch.Tensor, works: Sequence[_Work], index: int, tokens: int, query_groups: tuple[int, int]
 ) -> torch.Tensor:
     """Attention [tokens, heads * size] of queries [n <= tokens, heads, size] in one layer, zero beyond n.
 
     For rows of one token, the query heads that share keys can go as the queries of
-    one head (`folded`: heads, queries), which reads the keys once.
+    one head (`query_groups`: heads, queries), which reads the keys once.
     """
     from torch.nn.functional import scaled_dot_product_attention as sdpa
 
     n, heads, size = queries.shape
-    out = queries.new_zeros(tokens, *folded, size) if tokens > n else queries.new_empty(n, *folded, size)
-    single = queries.view(n, *folded, size)
+    out = queries.new_zeros(tokens, *query_groups, size) if tokens > n else queries.new_empty(n, *query_groups, size)
+    single = queries.view(n, *query_groups, size)
     for work in works:
         start, end = work.start, work.end
         keys, values = work.keys[index], work.values[index]
@@ -318,5 +319,5 @@ def _attend(
         else:
             q = queries[start:end].transpose(0, 1).unsqueeze(0)
             got = sdpa(q, keys, values, attn_mask=work.bias, enable_gqa=True)[0].transpose(0, 1)
-            out[start:end] = got.reshape(end - start, *folded, size)
+            out[start:end] = got.reshape(end - start, *query_groups, size)
     return out.view(tokens, heads * size)

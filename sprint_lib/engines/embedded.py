@@ -12,7 +12,6 @@ request's text does not depend on what runs beside it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import queue
 import random
@@ -22,7 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sprint_lib.engines import Completion, EngineError, EngineSpec, OnText, Request
 from sprint_lib.engines.decoder import Decoder, Span
@@ -94,7 +93,7 @@ class _Row:
 
 
 class _Slots:
-    """Which row lives in which slot of the decoder's store, and which finished rows are kept for their prefix.
+    """Which row lives in which slot of the decoder's cache, and which finished rows are kept for their prefix.
 
     Live rows fill blocks of neighbouring slots from the front; a block attends in
     one call, so a row joins the block whose length it fits best.
@@ -201,8 +200,7 @@ class EmbeddedEngine:
         for name in ("config.json", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise EngineError(f"{folder}: no {name} in it; a model folder is what save_pretrained writes")
-        self.name = f"embedded:{folder.name}"
-        self._spec, self._folder = spec, folder
+        self._spec = spec
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._ends = _end_tokens(folder)
         blocks = 2 * -(-spec.max_batch // _BLOCK)  # twice what is needed, so that a row finds others of its length
@@ -238,18 +236,6 @@ class EmbeddedEngine:
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
         self._decoder.forget()
-
-    def describe(self) -> dict[str, Any]:
-        spec = self._spec
-        return {
-            "name": self.name,
-            "model": str(self._folder),
-            "weights": _weights_hash(self._folder),
-            "dtype": spec.dtype,
-            "threads": spec.threads,
-            "max_batch": spec.max_batch,
-            "context": self._decoder.shape.context,
-        }
 
     def _new_row(self, request: Request, on_text: OnText | None) -> _Row:
         from tokenizers.decoders import DecodeStream
@@ -382,16 +368,6 @@ def _end_tokens(folder: Path) -> frozenset[int]:
     return frozenset()
 
 
-def _weights_hash(folder: Path) -> str:
-    """SHA-256 over the folder's weight files, in order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _lay_out(rows: Sequence[_Row]) -> tuple[list[int], list[int], list[int], list[Span], list[int]]:
     """Tokens to compute as (ids, positions, slots, spans, index of each row's last)."""
     ids: list[int] = []
@@ -422,12 +398,12 @@ def _sample(logits: torch.Tensor, temperatures: list[float], uniforms: list[floa
     greedy = logits.argmax(-1)
     if not any(temperatures):
         return greedy.tolist()
-    heat = torch.tensor(temperatures, dtype=torch.float64).unsqueeze(1)
-    scaled = logits.double() / heat.where(heat > 0, 1.0)
+    temperature = torch.tensor(temperatures, dtype=torch.float64).unsqueeze(1)
+    scaled = logits.double() / temperature.where(temperature > 0, 1.0)
     mass = torch.softmax(scaled, -1).cumsum(-1)
     at = torch.tensor(uniforms, dtype=torch.float64).unsqueeze(1) * mass[:, -1:]
     drawn = torch.searchsorted(mass, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
-    return drawn.where(heat.squeeze(1) > 0, greedy).tolist()
+    return drawn.where(temperature.squeeze(1) > 0, greedy).tolist()
 
 
 # --- in the event loop's thread ---------------------------------------------------------

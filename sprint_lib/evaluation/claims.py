@@ -20,6 +20,13 @@ yes/no nothing. `none` is the value that means no effect; differences and reduct
 
 Where the paper gives a direction but no number for Countdown, *reproduced* is an interval wholly on that side of no
 effect, *different* one wholly on the other, *underpowered* one that holds it.
+
+A yes or no of Table 1 that recorded calls can contradict is held against a share: yes is 1, no is 0, the margin and *no
+effect* are a half, so that *reproduced* is an interval wholly on the paper's side of a half.
+
+The basis of a claim says what a verdict is worth. *measured*: a model's output decides it. *by construction*: the code
+or the parameters of this suite do (a sequential call is one call; a setting was set to the paper's value), no output
+could contradict it, and it is listed for completeness and counted apart.
 """
 
 from __future__ import annotations
@@ -39,6 +46,7 @@ from sprint_lib.evaluation import statistics
 from sprint_lib.evaluation.statistics import Estimate
 
 VERDICTS = ("reproduced", "different", "underpowered", "not run")
+MEASURED, BUILT = "measured", "by construction"  # the basis of a claim
 
 COUNTDOWN = "countdown"  # the setting that every run of this suite provides
 SETTINGS = {
@@ -74,6 +82,7 @@ class Claim:
     margin: float = 0.0
     none: float | None = None
     direction: int = 0
+    basis: str = MEASURED  # or BUILT
 
 
 # --- verdicts -------------------------------------------------------------------------
@@ -173,6 +182,8 @@ def claims_table(
 
 def _row(claim: Claim, estimate: Estimate | None) -> dict[str, Any]:
     found, why = verdict(claim, estimate)
+    if estimate and claim.basis == BUILT:
+        why = f"{BUILT}: {why}"
     return {
         "id": claim.id,
         "source": claim.source,
@@ -186,6 +197,7 @@ def _row(claim: Claim, estimate: Estimate | None) -> dict[str, Any]:
         "n": estimate.n if estimate else None,
         "verdict": found,
         "why": why,
+        "basis": claim.basis,
     }
 
 
@@ -237,9 +249,9 @@ def countdown_estimates(
 
 def _hard_minus_easy(problems: Sequence[str], values: statistics.Array, seed: int) -> Estimate:
     """Mean on the hardest quarter of Countdown problems minus that on the easiest, by the solver's first moves."""
-    from sprint_lib.tasks.countdown import first_moves_tried
+    from sprint_lib.tasks.countdown import first_moves_tried, numbers_of
 
-    tried = [first_moves_tried(*_numbers(problem)) for problem in problems]
+    tried = [first_moves_tried(*numbers_of(problem)) for problem in problems]
     hard = statistics.longest(tried).astype(float)
     easy = statistics.longest([-t for t in tried]).astype(float)
     columns = np.stack([hard, easy, hard * values, easy * values], axis=1)
@@ -252,13 +264,8 @@ def _hard_minus_easy(problems: Sequence[str], values: statistics.Array, seed: in
     return statistics.bootstrap(columns, contrast, seed=seed)
 
 
-def _numbers(problem: str) -> tuple[list[int], int]:
-    numbers, _, target = problem.partition("=")
-    return [int(number) for number in numbers.split("-")], int(target)
-
-
 def certain(value: float, n: int) -> Estimate:
-    """An estimate without uncertainty: a setting that was used, or a yes (1) or no (0) read off `n` attempts."""
+    """An estimate without uncertainty: a setting that was used, or a yes (1) or no (0) that a method makes so."""
     return Estimate(value, value, value, n)
 
 
@@ -278,6 +285,12 @@ _TABLE1 = {  # parallel at inference, adaptive search, model optimised for it, m
     "sprint": (True, True, True, True),
 }
 _PROPERTIES = ("parallel", "adaptive", "optimised", "multi_step")
+# What SPRINT's calls can contradict. RFT is one call of free length whatever its model writes, and both were trained.
+_SHARES = {
+    "table1.sprint.parallel": "share of attempts with calls side by side",
+    "table1.sprint.adaptive": "share of pairs of problems that get different graphs",
+    "table1.sprint.multi_step": "share of attempts with more than two rounds of calls",
+}
 
 _TABLE2: dict[str, dict[str, tuple[float, ...]]] = {  # accuracy, sequential tokens, total tokens where given
     "math500": {
@@ -325,8 +338,14 @@ def _table1() -> Iterator[Claim]:
     for system, marks in _TABLE1.items():
         setting = COUNTDOWN if system in ("reasoning_models", "sprint") else "rivals"
         for key, mark in zip(_PROPERTIES, marks, strict=True):
-            quantity = f"{_words(system)}: {_words(key)} (1 yes, 0 no)"
-            yield Claim(f"table1.{system}.{key}", "SPRINT, Table 1", quantity, float(mark), "yes/no", setting)
+            id_, words = f"table1.{system}.{key}", f"{_words(system)}: {_words(key)}"
+            if id_ in _SHARES:
+                words += f" (1 yes, 0 no; {_SHARES[id_]})"
+                yield Claim(id_, "SPRINT, Table 1", words, float(mark), "share", setting, margin=0.5, none=0.5)
+                continue
+            basis = BUILT if setting == COUNTDOWN else MEASURED
+            words += " (1 yes, 0 no)"
+            yield Claim(id_, "SPRINT, Table 1", words, float(mark), "yes/no", setting, basis=basis)
 
 
 def _table2() -> Iterator[Claim]:
@@ -421,7 +440,7 @@ def _other_numbers() -> Iterator[Claim]:
         margin = _RELATIVE_MARGIN * value
         yield Claim(f"curation.{key}", where, _words(key), value, unit, "curation", margin=margin)
     for key, value, unit in (("min_steps_per_stage", 1.5, "steps"), ("max_stages", 12, "stages")):
-        yield Claim(f"curation.{key}", where, f"{_words(key)} (a setting)", value, unit, COUNTDOWN)
+        yield Claim(f"curation.{key}", where, f"{_words(key)} (a setting)", value, unit, COUNTDOWN, basis=BUILT)
     examples: dict[str, tuple[str, float, str]] = {
         "appendix_b1.parabola_trace_sequential_tokens": ("parabola trace before packing", 1645, "tokens"),
         "appendix_b1.packed_sequential_tokens": ("parabola trace after packing", 1445, "tokens"),

@@ -2,9 +2,9 @@
 
 Every finished attempt is on the disk before the next one starts in its place; running the same spec again does only
 what is missing. The log holds attempts in the order in which they ended, reading gives them in the order of the
-problems. Every attempt counts, right or wrong, whatever its status; only an `engine_error`, which says nothing about
-the method, is tried again by the next run of the same spec (until then it counts). Several specs run side by side as
-processes (`run_many`), and one from the command line:
+problems. Every attempt counts, right or wrong, whatever its status; only an `engine_error` says nothing about the
+method: a run with such attempts ends with an error when all others are done, and the next run of the same spec tries
+them again. Several specs run side by side as processes (`run_many`), and one from the command line:
 
     python -m sprint_lib.evaluation.runs outputs/laptop/data/attempts/rft.spec.json
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sprint_lib import engines, loop, store, trajectory
+from sprint_lib import calls, engines, loop, methods, store, tasks, trajectory
 from sprint_lib.calls import Attempt
 from sprint_lib.engines import Engine, EngineError, EngineSpec
 from sprint_lib.methods import Method, MethodSettings, get_method
@@ -115,7 +115,8 @@ def run_key(spec: RunSpec) -> dict[str, Any]:
     del data["name"]
     model = data["engine"].pop("model")
     data["settings"] = asdict(spec.method_settings(method))
-    code = [getfile(type(method)), getfile(type(get_task(spec.task))), loop.__file__, trajectory.__file__]
+    code = [getfile(type(method)), getfile(type(get_task(spec.task)))]
+    code += [str(module.__file__) for module in (calls, loop, methods, tasks, trajectory)]
     code += map(str, sorted(Path(engines.__file__).parent.glob("*.py")))
     return {
         "spec": json.loads(json.dumps(data)),
@@ -125,9 +126,7 @@ def run_key(spec: RunSpec) -> dict[str, Any]:
 
 
 def weights_hash(model: str) -> str:
-    """Hash of what decides a model's output in a folder: weights, configuration and tokenizer.
-
-    For a model that is no folder (one behind a server) its name stands for it.
+    """`store.hash_model` of a folder. For a model that is no folder (one behind a server) its name stands for it.
 
     Raises:
         FileNotFoundError: if `model` looks like a folder and holds no model.
@@ -137,8 +136,7 @@ def weights_hash(model: str) -> str:
         if folder.is_dir() or folder.is_absolute() or not model:
             raise FileNotFoundError(f"{model or '(no model given)'}: no model here (no config.json); train it first")
         return model
-    files = sorted(p for pattern in ("*.safetensors", "*config.json", "tokenizer*") for p in folder.glob(pattern))
-    return store.hash_json({p.name: store.hash_path(p) for p in files})
+    return store.hash_model(folder)
 
 
 # --- progress -------------------------------------------------------------------------
@@ -223,20 +221,23 @@ def _to_retry(records: Mapping[str, store.Record]) -> list[str]:
 # --- running --------------------------------------------------------------------------
 
 
-def run(spec: RunSpec, workspace: Workspace, report: Report | None = None) -> list[Attempt]:
+def run(spec: RunSpec, workspace: Workspace, report: Report | None = None, *, allowed_errors: int = 0) -> list[Attempt]:
     """Run what is missing of a spec and return all its attempts in the order of the problems.
 
     Also from a notebook, where an event loop is running already. The engine starts only if something is missing.
 
     Raises:
-        RunError: if the engine is dead: more attempts in a row failed in it than can be in flight, or all of them.
+        RunError: if the engine is dead: more attempts in a row failed in it than can be in flight, or all of them;
+            or, when all others are done, if more than `allowed_errors` failed in it.
         LogError: if another process is writing this log.
         EngineError, FileNotFoundError: if the engine cannot start.
     """
-    return _wait_for(run_async(spec, workspace, report))
+    return _wait_for(run_async(spec, workspace, report, allowed_errors=allowed_errors))
 
 
-async def run_async(spec: RunSpec, workspace: Workspace, report: Report | None = None) -> list[Attempt]:
+async def run_async(
+    spec: RunSpec, workspace: Workspace, report: Report | None = None, *, allowed_errors: int = 0
+) -> list[Attempt]:
     """`run` as a coroutine; cancelling it keeps what is finished."""
     with RecordLog(workspace.attempts(spec.name), run_key(spec)) as log:
         if not _finished(log.records, spec):
@@ -252,7 +253,20 @@ async def run_async(spec: RunSpec, workspace: Workspace, report: Report | None =
         attempts = _in_problem_order(log.records)
     if all(a.status == "engine_error" for a in attempts):
         raise RunError(f"run {spec.name!r}: every attempt failed in the engine ({attempts[-1].note})")
+    _check_errors({spec.name: attempts}, allowed_errors)
     return attempts
+
+
+def _check_errors(runs: Mapping[str, Sequence[Attempt]], allowed: int) -> None:
+    """Raise RunError, with counts, if a run has more than `allowed` attempts that failed in the engine."""
+    failed = {name: [a for a in attempts if a.status == "engine_error"] for name, attempts in runs.items()}
+    said = [
+        f"run {name!r}: {len(errors)} of {len(runs[name])} attempts failed in the engine ({errors[-1].note})"
+        for name, errors in failed.items()
+        if len(errors) > allowed
+    ]
+    if said:
+        raise RunError("; ".join([*said, "run again: finished records are kept, the failed ones are tried anew"]))
 
 
 class _Run:
@@ -351,7 +365,12 @@ def _wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def run_many(
-    specs: Sequence[RunSpec], workspace: Workspace, *, workers: int = 2, report: Report | None = None
+    specs: Sequence[RunSpec],
+    workspace: Workspace,
+    *,
+    workers: int = 2,
+    report: Report | None = None,
+    allowed_errors: int = 0,
 ) -> dict[str, list[Attempt]]:
     """Run several specs as processes, `workers` at a time; returns the attempts of each by the run's name.
 
@@ -359,7 +378,8 @@ def run_many(
     finished is kept). Children end at once when this process dies, however it dies.
 
     Raises:
-        RunError: if a run fails; the message holds the last lines it wrote.
+        RunError: if a run fails; the message holds the last lines it wrote. When all runs are done, if more than
+            `allowed_errors` attempts of one failed in the engine.
         ValueError: if two runs have one name.
     """
     if len({spec.name for spec in specs}) < len(specs):
@@ -371,7 +391,9 @@ def run_many(
         except BaseException:
             children.stop()
             raise
-    return {spec.name: read_attempts(workspace.attempts(spec.name)) for spec in specs}
+    attempts = {spec.name: read_attempts(workspace.attempts(spec.name)) for spec in specs}
+    _check_errors(attempts, allowed_errors)
+    return attempts
 
 
 class _Children:
@@ -460,8 +482,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         data = json.loads(given.spec.read_text(encoding="utf-8"))
-        workspace = Workspace(data["profile"], Path(data["outputs"]))
-        attempts = run(RunSpec.from_json(data["run"]), workspace, _tell_parent if given.child else printer())
+        spec, workspace = RunSpec.from_json(data["run"]), Workspace(data["profile"], Path(data["outputs"]))
+        allowed = spec.n if given.child else 0  # the parent looks when its other runs are done, too
+        attempts = run(spec, workspace, _tell_parent if given.child else printer(), allowed_errors=allowed)
     except (RunError, EngineError, store.LogError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

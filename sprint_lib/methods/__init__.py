@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Protocol, Self
 
 from sprint_lib.calls import Attempt, Call
@@ -78,8 +78,7 @@ def get_method(name: str) -> Method:
     """
     if name not in METHODS:
         raise KeyError(f"no method {name!r}; there are: {', '.join(sorted(METHODS))}")
-    module, _, cls = METHODS[name].partition(":")
-    method: Method = getattr(import_module(module), cls)()
+    method: Method = resolve_name(METHODS[name])()
     return method
 
 

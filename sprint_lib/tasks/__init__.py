@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 
@@ -44,7 +44,7 @@ class Task(Protocol):
 
     name: str
 
-    def load(self, n: int, *, split: str, seed: int, **options: Any) -> list[Problem]:
+    def load(self, n: int, *, split: str, seed: int) -> list[Problem]:
         """Return `n` problems of a split ("train" or "test"), the same for the same seed."""
 
     def grade(self, problem: Problem, text: str) -> Grade:
@@ -62,8 +62,7 @@ def get_task(name: str) -> Task:
     """
     if name not in TASKS:
         raise KeyError(f"no task {name!r}; there are: {', '.join(sorted(TASKS))}")
-    module, _, cls = TASKS[name].partition(":")
-    task: Task = getattr(import_module(module), cls)()
+    task: Task = resolve_name(TASKS[name])()
     return task
 
 

@@ -24,13 +24,14 @@ solver whose depth-first search traces are the language the base model learns:
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import operator
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from sprint_lib.tasks import NO_ANSWER, Grade, Problem
 
@@ -39,7 +40,6 @@ MAX_NUMBER = 12  # numbers of a question are 1 to this; APR has 99, more than a 
 TARGETS = (10, 100)  # inclusive range of targets (APR, section 4)
 TEST_SHARE = 10  # one problem in so many is held out
 _MAX_EXPRESSION = 200  # characters; longer answers are malformed
-_MAX_DEPTH = 24
 _FRUITLESS = 2_000  # draws without a new problem after which a split is taken to be exhausted
 
 State = tuple[int, ...]
@@ -188,12 +188,27 @@ def draw(rng: random.Random, split: str, *, count: int = 4, max_number: int = MA
             return numbers, target
 
 
+def problem(numbers: Sequence[int], target: int) -> Problem:
+    """The problem of these numbers and this target; its answer is the solver's, "" if there is none."""
+    state = tuple(sorted(numbers))
+    chain = solve(state, target)
+    meta = {"numbers": list(state), "target": target}
+    id_ = f"{'-'.join(map(str, state))}={target}"
+    return Problem(id_, question(state, target), chain_text(chain) if chain else "", meta)
+
+
+def numbers_of(id_: str) -> tuple[State, int]:
+    """The numbers and the target of a problem, from its id."""
+    numbers, _, target = id_.partition("=")
+    return tuple(map(int, numbers.split("-"))), int(target)
+
+
 class Countdown:
     """Countdown as a task: four numbers, all different problems, all solvable."""
 
     name = "countdown"
 
-    def load(self, n: int, *, split: str, seed: int, max_number: int = MAX_NUMBER, **_: Any) -> list[Problem]:
+    def load(self, n: int, *, split: str, seed: int, max_number: int = MAX_NUMBER) -> list[Problem]:
         """Return `n` distinct solvable problems of a split, the same for the same seed.
 
         Raises:
@@ -209,14 +224,10 @@ class Countdown:
                 have = f"only {len(found)} {split} problems found with numbers up to {max_number}"
                 raise ValueError(f"countdown: {have}, {n} asked for: raise max_number or ask for fewer")
             fruitless += 1
-            numbers, target = draw(rng, split, max_number=max_number)
-            id_ = f"{'-'.join(map(str, numbers))}={target}"
-            chain = None if id_ in found else solve(numbers, target)
-            if chain is None:
-                continue
-            meta = {"numbers": list(numbers), "target": target}
-            found[id_] = Problem(id_, question(numbers, target), chain_text(chain), meta)
-            fruitless = 0
+            drawn = problem(*draw(rng, split, max_number=max_number))
+            if drawn.answer and drawn.id not in found:
+                found[drawn.id] = drawn
+                fruitless = 0
         return list(found.values())
 
     def grade(self, problem: Problem, text: str) -> Grade:
@@ -233,7 +244,8 @@ _ANSWER = re.compile(r"(?:^|\n)[ \t]*Answer:?[ \t]+([^\n]{1,400})")
 _BOXED = re.compile(r"\\boxed\{([^{}\n]{1,400})\}")
 _NUMBER = "(0|[1-9][0-9]{0,5})"  # as a question writes it; \d would take any script's digits
 _EQUATION = re.compile(rf" *{_NUMBER} *([-+*/]) *{_NUMBER} *= *{_NUMBER} *")
-_TOKEN = re.compile(rf"[ \t]*(?:{_NUMBER}|([-+*/()]))")
+_EXPRESSION = re.compile(rf"(?:[-+*/() \t]|\b{_NUMBER}\b)+", re.ASCII)
+_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
 def extract_answer(text: str) -> str | None:
@@ -312,54 +324,25 @@ def _holds(a: int, op: str, b: int, result: int) -> bool:
 
 
 def _evaluate(expression: str) -> tuple[Fraction, list[int]]:
-    """Value and numbers of an expression, by recursive descent; ValueError if malformed."""
-    tokens: list[str] = []
-    at = 0
-    expression = expression.rstrip()
-    while at < len(expression):
-        match = _TOKEN.match(expression, at)
-        if not match:
-            raise ValueError("not an expression")
-        tokens.append(match.group(1) or match.group(2))
-        at = match.end()
+    """Value and numbers of an expression; ValueError if it is none."""
+    if not _EXPRESSION.fullmatch(expression):
+        raise ValueError("not an expression")
     used: list[int] = []
-    value, end = _sum(tokens, 0, 0, used)
-    if end != len(tokens):
-        raise ValueError("not an expression")
-    return value, used
+    try:
+        return _value(ast.parse(expression, mode="eval").body, used), used
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError("not an expression") from error
 
 
-def _sum(tokens: list[str], at: int, depth: int, used: list[int]) -> tuple[Fraction, int]:
-    value, at = _product(tokens, at, depth, used)
-    while at < len(tokens) and tokens[at] in "+-":
-        op = tokens[at]
-        right, at = _product(tokens, at + 1, depth, used)
-        value = value + right if op == "+" else value - right
-    return value, at
-
-
-def _product(tokens: list[str], at: int, depth: int, used: list[int]) -> tuple[Fraction, int]:
-    value, at = _atom(tokens, at, depth, used)
-    while at < len(tokens) and tokens[at] in "*/":
-        op = tokens[at]
-        right, at = _atom(tokens, at + 1, depth, used)
-        value = value * right if op == "*" else value / right
-    return value, at
-
-
-def _atom(tokens: list[str], at: int, depth: int, used: list[int]) -> tuple[Fraction, int]:
-    if depth > _MAX_DEPTH or at >= len(tokens):
-        raise ValueError("not an expression")
-    token = tokens[at]
-    if token == "(":
-        value, at = _sum(tokens, at + 1, depth + 1, used)
-        if at >= len(tokens) or tokens[at] != ")":
-            raise ValueError("brackets do not match")
-        return value, at + 1
-    if token in "+-":
-        value, at = _atom(tokens, at + 1, depth + 1, used)
-        return (-value if token == "-" else value), at
-    if not token.isdigit():
-        raise ValueError("not an expression")
-    used.append(int(token))
-    return Fraction(int(token)), at + 1
+def _value(node: ast.expr, used: list[int]) -> Fraction:
+    match node:
+        case ast.Constant(value=int(number)):
+            used.append(number)
+            return Fraction(number)
+        case ast.UnaryOp(op=ast.UAdd()):
+            return _value(node.operand, used)
+        case ast.UnaryOp(op=ast.USub()):
+            return -_value(node.operand, used)
+        case ast.BinOp(op=op) if type(op) in _OPERATIONS:
+            return _OPERATIONS[type(op)](_value(node.left, used), _value(node.right, used))
+    raise ValueError("not an expression")

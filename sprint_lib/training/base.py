@@ -1,8 +1,8 @@
 """The base reasoning model: a tiny Llama trained from scratch on sequential search traces.
 
 It never sees a parallel tag: fine-tuning has to teach those, as in the paper
-(section 3.2). Problems are drawn on the fly from the train split, so nothing is
-seen twice and nothing held out is seen at all. `sprint train base` runs this;
+(section 3.2). Problems are drawn on the fly from the train split: short ones
+recur, and nothing held out is seen at all. `sprint train base` runs this;
 the result is shipped as `sprint_lib/models/countdown-base` with a model card.
 """
 
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sprint_lib import store
 from sprint_lib.tasks import countdown
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class BaseConfig:
     max_number: int = countdown.MAX_NUMBER
     shares: tuple[float, float, float] = (0.35, 0.35, 0.3)  # of problems with 2, 3 and 4 numbers
     unsolvable: tuple[float, float, float] = (0.3, 0.3, 0.02)  # of those drawn, how many are kept
-    tokens: int = 26_000_000  # seen in training, padding left out
+    tokens: int = 18_000_000  # seen in training, padding left out
     batch_tokens: int = 3072
     lr: float = 3e-3  # of the matrices
     embedding_lr: float = 2e-3  # of embeddings and norms
@@ -128,9 +129,8 @@ def _batches(
 ) -> Iterator[list[tuple[list[int], int]]]:
     """Endless batches of (token ids, length of the question), all of one padded length each.
 
-    A run that goes on at step `start` draws new problems, never those it has seen.
-
-    Few distinct shapes matter on a CPU: a kernel is compiled for every new one.
+    A run that goes on at step `start` draws from another random stream than its first leg did. Few distinct shapes
+    matter on a CPU: a kernel is compiled for every new one.
     """
     rng = random.Random(f"{config.seed} {start}")
     buckets: dict[int, list[tuple[list[int], int]]] = {}
@@ -177,14 +177,19 @@ def train_base(
 ) -> dict[str, Any]:
     """Train the base model and save it to `out` (bf16 safetensors, tokenizer, training.json).
 
-    The state is saved every few minutes, and a run that was cut goes on from it.
-    Returns what was trained and how long it took.
+    The state is saved every few minutes, and a run that was cut goes on from it; one that is finished is not
+    repeated. Returns what was trained and how long it took.
+
+    Raises:
+        ValueError: if `out` holds the state of a run of other settings.
     """
     import torch
-    from torch.nn.functional import cross_entropy
 
     from sprint_lib.training.optimizer import MuonAdamW
 
+    done = _finished(out, config)
+    if done is not None:
+        return done
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     tokenizer = build_tokenizer()
@@ -199,19 +204,9 @@ def train_base(
     for batch in _batches(config, tokenizer, first_step):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * _rate(config, step - first_step, seen / config.tokens)
-        ids, weights = _collate(batch, solved_id, config)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(input_ids=ids).logits
-        losses = cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        flat = weights[:, 1:].flatten()
-        loss = (losses * flat).sum() / flat.sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seen += sum(len(ids_) for ids_, _ in batch)
+        value = _update(model, optimizer, *_collate(batch, solved_id, config))
+        seen += sum(len(ids) for ids, _ in batch)
         step += 1
-        value = loss.item()
         mean_loss = value if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * value
         if step % 100 == 0:
             seconds = time.monotonic() - started
@@ -233,22 +228,53 @@ def train_base(
         "seconds": round(time.monotonic() - started),
         "curve": curve,
     }
-    (out / "training.json").write_text(json.dumps(summary, indent=1) + "\n")
+    store.write_json(out / "training.json", summary)
     return summary
 
 
+def _update(model: LlamaForCausalLM, optimizer: MuonAdamW, ids: torch.Tensor, weights: torch.Tensor) -> float:
+    """One step on a batch; returns its mean loss a token, weighted."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(input_ids=ids).logits
+    losses = cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    flat = weights[:, 1:].flatten()
+    loss = (losses * flat).sum() / flat.sum()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def _settings(config: BaseConfig) -> dict[str, Any]:
+    """What the result depends on, as JSON gives it back."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    del settings["threads"]
+    return settings
+
+
+def _finished(out: Path, config: BaseConfig) -> dict[str, Any] | None:
+    path = out / "training.json"
+    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"config": {}}
+    return summary if {**summary["config"], "threads": None} == {**_settings(config), "threads": None} else None
+
+
 def _load_state(out: Path, config: BaseConfig, model: LlamaForCausalLM, optimizer: MuonAdamW) -> dict[str, Any]:
-    """Numbers to go on from; weights and optimizer are set if there is a state of the same settings."""
+    """Numbers to go on from; weights and optimizer are set if there is a state."""
     import torch
 
     path = out / _STATE
-    if path.exists():
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        if state.pop("config") == asdict(config):
-            model.load_state_dict(state.pop("model"))
-            optimizer.load_state_dict(state.pop("optimizer"))
-            return state
-    return {"seen": 0, "step": 0, "loss": math.nan, "curve": [], "seconds": 0.0}
+    if not path.exists():
+        return {"seen": 0, "step": 0, "loss": math.nan, "curve": [], "seconds": 0.0}
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    if state.pop("settings") != _settings(config):
+        raise ValueError(f"{path}: a run of other settings was cut here; delete it or give another folder")
+    model.load_state_dict(state.pop("model"))
+    optimizer.load_state_dict(state.pop("optimizer"))
+    return state
 
 
 def _save_state(
@@ -257,9 +283,9 @@ def _save_state(
     import torch
 
     out.mkdir(parents=True, exist_ok=True)
-    state = {"config": asdict(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(), **numbers}
+    kept = {"settings": _settings(config), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     partial = out / (_STATE + ".partial")
-    torch.save(state, partial)
+    torch.save({**kept, **numbers}, partial)
     partial.replace(out / _STATE)
 
 

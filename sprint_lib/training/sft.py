@@ -15,7 +15,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD_MULTIPLE = 64  # lengths are padded to it: on a CPU a kernel is compiled for every new shape
-_COMPLETE = "complete"  # marks a checkpoint that was written to its end
+_COMPLETE = "complete"  # marks a checkpoint that was written to its end; holds the seconds trained so far
+
+
+class SftError(ValueError):
+    """A job that cannot be trained: its settings, samples or base model; the message names the place."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,60 @@ class SftConfig:
     seed: int = 0
     threads: int = 1
 
+    @staticmethod
+    def from_json(data: Any) -> SftConfig:
+        """Raises SftError on an unknown key or a value of the wrong kind."""
+        for key, value in _known_keys(data, SftConfig, "config: ").items():
+            if not _is_like(value, default := getattr(SftConfig(), key)):
+                kind = "words with numbers" if isinstance(default, dict) else type(default).__name__
+                raise SftError(f"config: {key!r} is {value!r}, it must be {kind}")
+            if key in ("tokens", "batch_tokens", "save_steps", "log_steps", "threads") and value < 1:
+                raise SftError(f"config: {key!r} is {value}, it must be 1 or more")
+        return SftConfig(**data)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Samples (JSON lines), the base model's folder, the folder to write to, and the recipe."""
+
+    samples: Path
+    base: Path
+    out: Path
+    config: SftConfig = field(default_factory=SftConfig)
+
+    @staticmethod
+    def from_json(data: Any) -> Job:
+        """A job from {"samples": PATH, "base": PATH, "out": PATH, "config": {...}}, `config` as far as wanted.
+
+        Raises:
+            SftError: on a key that is missing, unknown or of the wrong kind.
+        """
+        given = {**_known_keys(data, Job, ""), "config": SftConfig.from_json(data.get("config", {}))}
+        for key in ("samples", "base", "out"):
+            value = given.get(key)
+            if not isinstance(value, str) or not value:
+                raise SftError(f"{key!r} is {value!r}, it must be a path" if key in given else f"{key!r} is missing")
+            given[key] = Path(value)
+        return Job(**given)
+
+
+def _known_keys(data: Any, kind: type, where: str) -> Mapping[str, Any]:
+    names = [f.name for f in fields(kind)]
+    if not isinstance(data, Mapping):
+        raise SftError(f"{where}expected the keys {', '.join(names)}")
+    for key in data:
+        if key not in names:
+            near = get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+            raise SftError(f"{where}unknown key {key!r} ({hint})")
+    return data
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    if isinstance(default, dict):
+        return isinstance(value, Mapping) and all(type(number) in (int, float) for number in value.values())
+    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -70,7 +129,11 @@ class Progress:
 def encode(
     sample: Sample, tokenizer: PreTrainedTokenizerFast, emphasis: Mapping[str, float]
 ) -> tuple[list[int], list[float]]:
-    """Token ids and loss weights of one call: 0 on the context, 1 or an emphasis on the completion."""
+    """Token ids and loss weights of one call: 0 on the context, 1 or an emphasis on the completion.
+
+    Raises:
+        ValueError: if the tokenizer has no token for a part of the text; the model would learn to write nonsense.
+    """
     context = tokenizer(sample.context, add_special_tokens=False)["input_ids"]
     coded = tokenizer(sample.completion, add_special_tokens=False, return_offsets_mapping=True)
     per_character: list[float] = []
@@ -79,7 +142,10 @@ def encode(
     weights = [per_character[start] for start, _ in coded["offset_mapping"]]
     end = tokenizer(sample.stop, add_special_tokens=False)["input_ids"]
     end += [tokenizer.eos_token_id] if sample.ends else []
-    return [*context, *coded["input_ids"], *end], [*[0.0] * len(context), *weights, *[1.0] * len(end)]
+    ids = [*context, *coded["input_ids"], *end]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        raise ValueError(f"trace {sample.trace!r}: the base model's tokenizer has no token for a part of its text")
+    return ids, [*[0.0] * len(context), *weights, *[1.0] * len(end)]
 
 
 def to_trees(
@@ -137,35 +203,44 @@ def train_sft(
     """Fine-tune the model in folder `base` on samples and save it to `out`.
 
     `out` gets the model in bf16, its tokenizer and, last, training.json (key, settings, numbers, loss curve). If
-    that is there with the same key (hash of samples, base and settings), nothing is done. Returns its content.
+    that is there with the same key (hash of samples, base, settings and code) and vouches for the model that lies
+    there, nothing is done. Returns its content.
 
     Raises:
-        ValueError: if there are no samples.
+        SftError: if there are no samples, or none that can be trained.
+        FileNotFoundError: if there is no base model.
     """
     if not samples:
-        raise ValueError(f"{out}: no samples to train on; look at the reasons in the curation report")
+        raise SftError(f"{out}: no samples to train on; look at the reasons in the curation report")
     base, out = Path(base), Path(out)
     key = training_key(samples, base, config)
     done = _finished(out, key)
     if done is not None:
         return done
-    summary = {"key": key, "base": store.hash_path(base), "config": asdict(config)}
+    summary = {"key": key, "base": store.hash_model(base), "config": asdict(config)}
     summary |= _train(samples, base, out, config, key, report or (lambda _: None))
+    summary["model"] = store.hash_model(out)
     store.write_json(out / "training.json", summary)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return summary
 
 
 def training_key(samples: Sequence[Sample], base: Path, config: SftConfig) -> str:
-    """Hash of all that the result depends on."""
+    """Hash of all that the result depends on: samples, base model, settings, and the code that trains."""
     values = [list(vars(s).values()) for s in samples]
-    return store.hash_json([values, store.hash_path(base), asdict(config)])
+    here = Path(__file__)
+    code = [store.hash_path(path) for path in (here, here.with_name("trees.py"), here.with_name("optimizer.py"))]
+    return store.hash_json([values, store.hash_model(base), asdict(config), code])
 
 
 def _finished(out: Path, key: str) -> dict[str, Any] | None:
-    path = out / "training.json"
-    summary = json.loads(path.read_text()) if path.exists() else {}
-    return summary if summary.get("key") == key else None
+    """What training.json says, if it is of this key and the model beside it is the one it was written for."""
+    try:
+        summary = json.loads((out / "training.json").read_text(encoding="utf-8"))
+        known = summary["key"], summary["model"]
+        return summary if known == (key, store.hash_model(out)) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _train(
@@ -186,7 +261,8 @@ def _train(
     _check_lengths(sequences, model.config.max_position_embeddings)
     batches = plan_batches(sequences, config.tokens, config.batch_tokens, config.seed)
     checkpoints = out / "checkpoints" / key[:16]
-    started = time.monotonic()
+    last = _last_checkpoint(checkpoints)
+    started = time.monotonic() - (_seconds(last) if last else 0.0)
     trainer = _trainer_class()(
         model=model,
         args=_arguments(checkpoints, config, len(batches)),
@@ -198,7 +274,6 @@ def _train(
     )
     trainer.batches = batches
     trainer.remove_callback(PrinterCallback)
-    last = _last_checkpoint(checkpoints)
     result = trainer.train(resume_from_checkpoint=last and str(last))
     (out / "training.json").unlink(missing_ok=True)  # it would vouch for weights that are about to be replaced
     model.to(torch.bfloat16).save_pretrained(out)
@@ -213,7 +288,7 @@ def _train(
         "tokens": sum(tree.trained for tree in used),
         "computed_tokens": sum(len(tree.tokens) for tree in used),
         "resumed_at": _step(last) if last else 0,
-        "seconds": round(time.monotonic() - started, 1),  # since it was resumed
+        "seconds": round(time.monotonic() - started, 1),  # over all resumptions; what a kill lost is not in it
         "curve": [
             {"step": row["step"], "loss": row["loss"], "lr": row["learning_rate"]}
             for row in trainer.state.log_history
@@ -224,10 +299,10 @@ def _train(
 
 def _check_lengths(sequences: Sequence[Tree], context: int) -> None:
     if not any(tree.trained for tree in sequences):
-        raise ValueError("the samples have nothing to train: every token has weight 0")
+        raise SftError("the samples have nothing to train: every token has weight 0")
     longest = max(max(tree.positions) for tree in sequences) + 1
     if longest > context:
-        raise ValueError(f"a sample has {longest} tokens, the base model takes {context}; set longer ones aside")
+        raise SftError(f"a sample has {longest} tokens, the base model takes {context}; set longer ones aside")
 
 
 def _arguments(checkpoints: Path, config: SftConfig, steps: int) -> Any:
@@ -295,13 +370,18 @@ def _callback(report: Callable[[Progress], None], started: float) -> Any:
                 report(Progress(state.global_step, state.max_steps, logs["loss"], logs["learning_rate"], seconds))
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+            seconds = time.monotonic() - started
+            store.write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE, round(seconds, 1))
 
     return Callback()
 
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _seconds(checkpoint: Path) -> float:
+    return float(json.loads((checkpoint / _COMPLETE).read_text()))
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
@@ -315,20 +395,39 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=_step, default=None)
 
 
+def train_job(job: Job) -> None:
+    """Train as a job says, with the loss curve and, last, a summary as JSON lines on standard output.
+
+    Raises:
+        SftError: naming the key, if there are no such samples or no such base model.
+    """
+    if not (job.base / "config.json").is_file():
+        raise SftError(f"'base': {job.base}: no model here (no config.json)")
+    try:
+        samples = read_samples(job.samples)
+    except (OSError, ValueError, TypeError) as error:
+        raise SftError(f"'samples': {job.samples}: not a file of samples: {error}") from error
+    summary = train_sft(samples, job.base, job.out, job.config, lambda p: print(json.dumps(asdict(p)), flush=True))
+    print(json.dumps({k: summary[k] for k in ("steps", "tokens", "computed_tokens", "seconds")}))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SftError(f"not a JSON file: {error}") from error
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Train as a JSON file says: {"samples": PATH, "base": PATH, "out": PATH, "config": {...}}."""
+    """Train as a JSON file says; see `Job.from_json`. Exit status 1 and one line if that cannot be."""
     if len(arguments) != 1:
         print("usage: python -m sprint_lib.training.sft CONFIG.json", file=sys.stderr)
         return 2
-    job = json.loads(Path(arguments[0]).read_text())
-    summary = train_sft(
-        read_samples(job["samples"]),
-        job["base"],
-        job["out"],
-        SftConfig(**job["config"]),
-        lambda point: print(json.dumps(asdict(point)), flush=True),
-    )
-    print(json.dumps({k: summary[k] for k in ("steps", "tokens", "computed_tokens", "seconds")}))
+    try:
+        train_job(Job.from_json(_read_json(Path(arguments[0]))))
+    except SftError as error:
+        print(f"error: {arguments[0]}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -15,12 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sprint_lib import store
-from sprint_lib.training.sft import SftConfig
+from sprint_lib.training.sft import Job
 from sprint_lib.training.sft import main as train_one
 
 _LAST_LINES = 20
@@ -30,16 +30,6 @@ Report = Callable[[Mapping[str, Mapping[str, Any]]], None]  # the last progress 
 
 class TrainingError(RuntimeError):
     """A fine-tuning that ended badly; its checkpoints are kept."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Samples (JSON lines), the base model's folder, the folder to write to, and the recipe."""
-
-    samples: Path
-    base: Path
-    out: Path
-    config: SftConfig = field(default_factory=SftConfig)
 
 
 def printer(every: float = 15.0) -> Report:

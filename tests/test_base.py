@@ -1,0 +1,64 @@
+"""Training of the base model: its data, that it learns, and that a run that was cut goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sprint_lib.tasks import countdown
+from sprint_lib.training.base import BaseConfig, draw_example, train_base
+
+TINY = BaseConfig(
+    hidden=32, layers=1, heads=2, kv_heads=1, ffn=64, shares=(1.0, 0.0, 0.0), tokens=30_000, batch_tokens=512, threads=1
+)
+
+
+class Cut(Exception):
+    """What ends a run at a moment of the test's choice."""
+
+
+def test_examples_are_of_the_train_split_in_the_shares_asked_for() -> None:
+    rng = random.Random(0)
+    config = BaseConfig(shares=(0.5, 0.3, 0.2))
+    counts: Counter[int] = Counter()
+    for _ in range(400):
+        question, trace = draw_example(rng, config)
+        numbers = [int(word) for word in question.splitlines()[0].split()[1:]]
+        target = int(question.splitlines()[1].split()[1])
+        assert countdown.split_of(numbers, target) == "train"
+        assert trace == countdown.search_trace(numbers, target)
+        counts[len(numbers)] += 1
+    assert counts[2] == pytest.approx(200, abs=50)
+    assert counts[3] == pytest.approx(120, abs=45)
+    assert counts[4] == pytest.approx(80, abs=40)
+
+
+def test_a_cut_run_goes_on_and_learns(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    rows: list[dict[str, Any]] = []
+
+    def cut(row: dict[str, Any]) -> None:
+        rows.append(row)
+        raise Cut
+
+    with pytest.raises(Cut):
+        train_base(tmp_path, TINY, cut, save_minutes=0)
+    assert rows[0]["step"] == 100
+    with pytest.raises(ValueError, match="other settings"):
+        train_base(tmp_path, replace(TINY, seed=1), cut)
+    summary = train_base(tmp_path, TINY, rows.append, save_minutes=0)
+    assert summary["steps"] > 100
+    assert summary["tokens"] >= TINY.tokens
+    assert rows[1]["step"] == 200  # it went on, and did not begin again
+    assert summary["curve"][-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert json.loads((tmp_path / "training.json").read_text())["config"]["seed"] == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() == summary["parameters"]
+    assert not (tmp_path / "training_state.pt").exists()
+    assert train_base(tmp_path, replace(TINY, threads=2), cut) == summary  # finished: not repeated
