@@ -3,7 +3,7 @@
     Numbers: 2 3 4 17                          the question, up to the first tag
     Target: 85
     <Plan_1>
-    <prompt_1.1> 2 + 3</prompt_1.1>            a plan is free text with prompts in it
+    <prompt_1.1>Try 2 + 3</prompt_1.1>         a plan is free text with prompts in it
     </Plan_1>
     <Execution_1>
     <execution_1.1>

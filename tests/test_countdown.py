@@ -180,6 +180,16 @@ def test_a_trace_is_the_solver_s_search() -> None:
     assert search_trace((1, 1, 1, 1), 99).endswith("None\nAnswer none\n")
 
 
+def test_a_given_number_of_first_moves_is_tried_hits_or_not() -> None:
+    """The answer is the first hit, wherever it was; without one it is `none`."""
+    assert countdown.question((2, 3, 4, 17), 85, 3) == "Numbers: 2 3 4 17\nTarget: 85\nTry 3\n"
+    trace = search_trace((2, 3, 4, 17), 85, 3)
+    assert trace.startswith(search_trace((2, 3, 4, 17), 85).partition("Answer")[0])
+    assert [line for line in trace.splitlines() if line.startswith("Try")] == ["Try 2 + 3", "Try 3 - 2", "Try 2 * 3"]
+    assert trace.endswith("Answer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n")
+    assert search_trace((2, 3, 4, 17), 85, 1).endswith("None\nAnswer none\n")
+
+
 # --- grading ----------------------------------------------------------------------------
 
 

@@ -276,7 +276,7 @@ def test_a_search_becomes_parallel_first_moves() -> None:
     assert report.kept[0].annotated.parents == {1: [], 2: [], 3: [2]}
     assert report.kept[0].packing.trajectory.render() == (
         "Numbers: 2 3 4 17\nTarget: 85\n"
-        "<Plan_1>\n<prompt_1.1> 2 + 3</prompt_1.1>\n<prompt_1.2> 3 - 2</prompt_1.2>\n</Plan_1>\n"
+        "<Plan_1>\n<prompt_1.1>Try 2 + 3</prompt_1.1>\n<prompt_1.2>Try 3 - 2</prompt_1.2>\n</Plan_1>\n"
         "<Execution_1>\n"
         "<execution_1.1>\n = 5\nLeft 4 5 17 -> 85\n 4 + 5 = 9 ; 9 17 = 26 8 -> 85 no\nNone\n</execution_1.1>\n"
         "<execution_1.2>\n = 1\nLeft 1 4 17 -> 85\n 1 + 4 = 5 ; 5 17 = 22 12 85 -> 85 yes\n"

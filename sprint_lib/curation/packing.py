@@ -159,6 +159,5 @@ def _text(lines: Sequence[str], numbers: Sequence[int]) -> str:
 
 
 def _repeats(plan: str, prompt: str) -> bool:
-    """Whether a plan says nothing but its prompt, but for one word (`Try 2 + 3` for ` 2 + 3`)."""
-    said, task = plan.split(), prompt.split()
-    return bool(task) and said[-len(task) :] == task and len(said) - len(task) <= 1
+    """Whether a plan says nothing but its prompt."""
+    return bool(prompt.split()) and plan.split() == prompt.split()

@@ -1,7 +1,7 @@
 """The annotator for Countdown: rules that read the structure of a search trace.
 
-Each first move that is tried (`Try 2 + 3`) is a step: trying it is the plan, the move is the prompt, and the search
-of what it leaves is the execution. First moves do not need each other; the answer needs the one that hit.
+Each first move that is tried is a step: its line (`Try 2 + 3`) is plan and prompt in one, and the search of what it
+leaves is the execution. First moves do not need each other; the answer needs the one that hit.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class CountdownAnnotator:
         return [*steps, Step("give the answer", plan=(len(lines),), final=True)]
 
     def _step(self, lines: Sequence[str], start: int, end: int) -> Step:
-        move = lines[start - 1].removeprefix("Try").rstrip()
-        return Step(f"try{move}", plan=(start,), prompt=move, execution=tuple(range(start + 1, end)))
+        task = lines[start - 1].rstrip()
+        return Step(task, plan=(start,), prompt=task, execution=tuple(range(start + 1, end)))
 
     async def dependencies(self, question: str, lines: Sequence[str], steps: Sequence[Step]) -> dict[int, list[int]]:
         answer = lines[steps[-1].plan[0] - 1].removeprefix(_ANSWER).strip()

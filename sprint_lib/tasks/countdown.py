@@ -123,8 +123,10 @@ def first_moves_tried(numbers: Sequence[int], target: int) -> int:
     return next(tried, len(first))
 
 
-def question(numbers: Sequence[int], target: int) -> str:
-    return f"Numbers: {' '.join(map(str, sorted(numbers)))}\nTarget: {target}\n"
+def question(numbers: Sequence[int], target: int, tries: int | None = None) -> str:
+    """The problem as text; with `tries`, the search is to try so many first moves before it answers."""
+    asked = f"Numbers: {' '.join(map(str, sorted(numbers)))}\nTarget: {target}\n"
+    return asked if tries is None else f"{asked}Try {tries}\n"
 
 
 def chain_text(chain: Sequence[Move]) -> str:
@@ -152,21 +154,22 @@ def _subsearch(state: State, target: int, before: list[Move], out: list[str]) ->
     return False
 
 
-def search_trace(numbers: Sequence[int], target: int) -> str:
-    """The solver's whole search as text, two to four numbers; see the module's example."""
+def search_trace(numbers: Sequence[int], target: int, tries: int | None = None) -> str:
+    """The solver's whole search as text, two to four numbers; see the module's example.
+
+    With `tries`, of four numbers only: so many first moves, hits or not, then the first hit.
+    """
     state = tuple(sorted(numbers))
     out: list[str] = []
     if len(state) <= 3:
-        solved = _subsearch(state, target, [], out)
+        _subsearch(state, target, [], out)
     else:
-        solved = False
-        for move in moves(state):
+        for move in moves(state)[:tries]:
             out.append(f"Try {move.task}\n = {move.result}\n")
-            solved = _subsearch(move.left, target, [move], out)
-            if solved:
+            if _subsearch(move.left, target, [move], out) and tries is None:
                 break
-    answer = out[-1].removeprefix("Solved ") if solved else "none\n"
-    out.append(f"Answer {answer}")
+    hit = next((line for line in out if line.startswith("Solved ")), "none\n")
+    out.append(f"Answer {hit.removeprefix('Solved ')}")
     return "".join(out)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 MAX_STAGES, MAX_PROMPTS = 12, 24
+MOST_TRIES = 8  # first moves asked for in a question
 _STATE = "training_state.pt"  # what a run that was cut goes on from
 _WORDS = [
     *("Numbers:", "\nTarget:", "Try", "Left", "None", "Solved", "Answer", " none", " ->", " ;", " ="),
@@ -49,6 +50,7 @@ class BaseConfig:
     max_number: int = countdown.MAX_NUMBER
     shares: tuple[float, float, float] = (0.35, 0.35, 0.3)  # of problems with 2, 3 and 4 numbers
     unsolvable: tuple[float, float, float] = (0.3, 0.3, 0.02)  # of those drawn, how many are kept
+    fixed_tries: float = 0.4  # share of four numbers with a given number of first moves before the answer
     tokens: int = 18_000_000  # seen in training, padding left out
     batch_tokens: int = 3072
     lr: float = 3e-3  # of the matrices
@@ -115,13 +117,15 @@ def build_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> Llama
 def draw_example(rng: random.Random, config: BaseConfig) -> tuple[str, str]:
     """(question, trace) of the train split: whole problems, and the subproblems that an executor is asked.
 
-    Short problems are dense in hits: they teach the verdict, one line in forty of a long trace.
+    Short problems are dense in hits: they teach the verdict, one line in forty of a long trace. A given number of
+    first moves puts the answer far from its hit: it teaches to look for it, where otherwise the line before would do.
     """
     (count,) = rng.choices((2, 3, 4), weights=config.shares)
     while True:
         numbers, target = countdown.draw(rng, "train", count=count, max_number=config.max_number)
         if rng.random() < config.unsolvable[count - 2] or countdown.solve(numbers, target):
-            return countdown.question(numbers, target), countdown.search_trace(numbers, target)
+            tries = rng.randint(2, MOST_TRIES) if count == 4 and rng.random() < config.fixed_tries else None
+            return countdown.question(numbers, target, tries), countdown.search_trace(numbers, target, tries)
 
 
 def _batches(
@@ -148,21 +152,22 @@ def _padded(length: int) -> int:
 
 
 def _collate(
-    batch: list[tuple[list[int], int]], solved_id: int, config: BaseConfig
+    batch: list[tuple[list[int], int]], tokenizer: PreTrainedTokenizerFast, config: BaseConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids [rows, length] and loss weights, zero on question and padding."""
     import torch
 
+    solved, answer, newline = tokenizer.convert_tokens_to_ids(["Solved", "Answer", "\n"])
     width = _padded(max(len(ids) for ids, _ in batch))
     ids_out = torch.zeros(len(batch), width, dtype=torch.long)
     weights = torch.zeros(len(batch), width)
     for row, (ids, start) in enumerate(batch):
         ids_out[row, : len(ids)] = torch.tensor(ids)
         weights[row, start : len(ids)] = 1.0
-        if solved_id in ids:
-            solved = ids.index(solved_id)
-            weights[row, solved - 1] = config.hit_weight
-            weights[row, solved : len(ids)] = config.chain_weight
+        for place in (place for place, id_ in enumerate(ids) if id_ in (solved, answer)):
+            weights[row, place : ids.index(newline, place) + 1] = config.chain_weight
+            if ids[place] == solved:
+                weights[row, place - 1] = config.hit_weight
     return ids_out, weights
 
 
@@ -196,7 +201,6 @@ def train_base(
     model = build_model(config, tokenizer)
     optimizer = MuonAdamW(model, config.lr, config.embedding_lr, config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
-    solved_id = tokenizer.convert_tokens_to_ids("Solved")
     state = _load_state(out, config, model, optimizer)
     seen, step, mean_loss, curve = state["seen"], state["step"], state["loss"], state["curve"]
     first_step, saved = step, time.monotonic()
@@ -204,7 +208,7 @@ def train_base(
     for batch in _batches(config, tokenizer, first_step):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * _rate(config, step - first_step, seen / config.tokens)
-        value = _update(model, optimizer, *_collate(batch, solved_id, config))
+        value = _update(model, optimizer, *_collate(batch, tokenizer, config))
         seen += sum(len(ids) for ids, _ in batch)
         step += 1
         mean_loss = value if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * value
