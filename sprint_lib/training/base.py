@@ -225,7 +225,7 @@ def train_base(
     _save_model(model, tokenizer, out)
     (out / _STATE).unlink(missing_ok=True)
     summary = {
-        "config": asdict(config),
+        "config": {**_settings(config), "threads": config.threads},
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": step,
         "tokens": seen,
