@@ -188,6 +188,13 @@ def test_a_given_number_of_first_moves_is_tried_hits_or_not() -> None:
     assert [line for line in trace.splitlines() if line.startswith("Try")] == ["Try 2 + 3", "Try 3 - 2", "Try 2 * 3"]
     assert trace.endswith("Answer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n")
     assert search_trace((2, 3, 4, 17), 85, 1).endswith("None\nAnswer none\n")
+    assert search_trace((2, 3, 17), 85, 2) == (
+        "Left 2 3 17 -> 85\n"
+        " 2 + 3 = 5 ; 5 17 = 22 12 85 -> 85 yes\n"
+        "Solved 2 + 3 = 5 ; 5 * 17 = 85\n"
+        " 3 - 2 = 1 ; 1 17 = 18 16 17 -> 85 no\n"
+        "Answer 2 + 3 = 5 ; 5 * 17 = 85\n"
+    )
 
 
 # --- grading ----------------------------------------------------------------------------

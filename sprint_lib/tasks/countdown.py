@@ -140,29 +140,33 @@ def _check(pair: State, target: int) -> str:
     return f"{pair[0]} {pair[1]} = {' '.join(map(str, results))} -> {target} {verdict}\n"
 
 
-def _subsearch(state: State, target: int, before: list[Move], out: list[str]) -> bool:
+def _subsearch(state: State, target: int, before: list[Move], out: list[str], tries: int | None = None) -> bool:
     """Write the search of a two- or three-number state; True if it solved the problem."""
     out.append(f"Left {' '.join(map(str, state))} -> {target}\n")
-    for move in moves(state) if len(state) == 3 else [None]:
+    solved = False
+    for move in moves(state)[:tries] if len(state) == 3 else [None]:
         pair = move.left if move else state
         out.append((f" {move} ; " if move else " ") + _check(pair, target))
         last = finishing_move(pair, target)
         if last:
             out.append(f"Solved {chain_text([*before, *([move] if move else []), last])}\n")
-            return True
-    out.append("None\n")
-    return False
+            solved = True
+            if tries is None:
+                break
+    if not solved:
+        out.append("None\n")
+    return solved
 
 
 def search_trace(numbers: Sequence[int], target: int, tries: int | None = None) -> str:
     """The solver's whole search as text, two to four numbers; see the module's example.
 
-    With `tries`, of four numbers only: so many first moves, hits or not, then the first hit.
+    With `tries`: so many first moves, hits or not, then the first hit.
     """
     state = tuple(sorted(numbers))
     out: list[str] = []
     if len(state) <= 3:
-        _subsearch(state, target, [], out)
+        _subsearch(state, target, [], out, tries)
     else:
         for move in moves(state)[:tries]:
             out.append(f"Try {move.task}\n = {move.result}\n")

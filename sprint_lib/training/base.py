@@ -50,7 +50,8 @@ class BaseConfig:
     max_number: int = countdown.MAX_NUMBER
     shares: tuple[float, float, float] = (0.35, 0.35, 0.3)  # of problems with 2, 3 and 4 numbers
     unsolvable: tuple[float, float, float] = (0.3, 0.3, 0.02)  # of those drawn, how many are kept
-    fixed_tries: float = 0.4  # share of four numbers with a given number of first moves before the answer
+    fixed_tries: float = 0.5  # share of three and four numbers with a given number of first moves before the answer
+    fruitless: float = 0.3  # of those without a hit among them, how many are kept
     tokens: int = 18_000_000  # seen in training, padding left out
     batch_tokens: int = 3072
     lr: float = 3e-3  # of the matrices
@@ -123,9 +124,12 @@ def draw_example(rng: random.Random, config: BaseConfig) -> tuple[str, str]:
     (count,) = rng.choices((2, 3, 4), weights=config.shares)
     while True:
         numbers, target = countdown.draw(rng, "train", count=count, max_number=config.max_number)
-        if rng.random() < config.unsolvable[count - 2] or countdown.solve(numbers, target):
-            tries = rng.randint(2, MOST_TRIES) if count == 4 and rng.random() < config.fixed_tries else None
-            return countdown.question(numbers, target, tries), countdown.search_trace(numbers, target, tries)
+        if rng.random() >= config.unsolvable[count - 2] and not countdown.solve(numbers, target):
+            continue
+        tries = rng.randint(2, MOST_TRIES) if count > 2 and rng.random() < config.fixed_tries else None
+        trace = countdown.search_trace(numbers, target, tries)
+        if tries is None or "Solved" in trace or rng.random() < config.fruitless:
+            return countdown.question(numbers, target, tries), trace
 
 
 def _batches(
