@@ -212,7 +212,9 @@ def _workspace(profile: str) -> Workspace:
     from sprint_lib.store import Workspace
 
     try:
-        return Workspace(profile, Workspace(profile).root.parent)
+        workspace = Workspace(profile)
+        workspace.root  # noqa: B018 - found now, so that a missing repository is said here
+        return workspace
     except (FileNotFoundError, ValueError) as error:
         raise CommandError(str(error)) from error
 

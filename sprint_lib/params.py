@@ -11,12 +11,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+
+from sprint_lib.spelling import did_you_mean
 
 _METADATA_KEYS = {"inputs", "outputs", "minutes"}
 _NAME = re.compile(r"\d+_\w+")
@@ -139,12 +140,6 @@ def _find(steps: list[Step], wanted: str) -> Step:
 
 def _order(name: str) -> tuple[int, str]:
     return int(name.partition("_")[0]), name
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the nearest of `words`, or nothing."""
-    near = get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 # --- the parameter file ---------------------------------------------------------------

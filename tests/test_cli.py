@@ -152,25 +152,9 @@ def test_tokenizer_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 # --- solve ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny untrained model: what it writes is noise, which is what the command must withstand."""
-    import torch
-
-    from sprint_lib.training.base import BaseConfig, build_model, build_tokenizer
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = build_tokenizer()
-    config = BaseConfig(hidden=16, layers=1, heads=2, kv_heads=1, ffn=16, context=512)
-    build_model(config, tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("method", ["sprint", "sequential"])
-def test_solve(model: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
-    problem = ["solve", "3 4 5 7 -> 24", "--model", str(model), "--method", method]
+def test_solve(tiny_model: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    problem = ["solve", "3 4 5 7 -> 24", "--model", str(tiny_model), "--method", method]
     found = answer(capsys, *problem, "--json")
     assert found["attempt"]["method"] == method
     assert found["attempt"]["correct"] is False

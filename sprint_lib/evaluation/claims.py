@@ -34,7 +34,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from sprint_lib import accounting, store
 from sprint_lib.calls import Attempt
 from sprint_lib.evaluation import statistics
 from sprint_lib.evaluation.statistics import Estimate
+from sprint_lib.spelling import did_you_mean
 
 VERDICTS = ("reproduced", "different", "underpowered", "not run")
 MEASURED, BUILT = "measured", "by construction"  # the basis of a claim
@@ -170,8 +170,7 @@ def claims_table(
     known = {claim.id: claim for claim in claims}
     for id_ in results:
         if id_ not in known:
-            near = get_close_matches(id_, known, n=1)
-            raise ValueError(f"no claim {id_!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+            raise ValueError(f"no claim {id_!r}{did_you_mean(id_, known)}")
         if known[id_].setting not in settings:
             raise ValueError(
                 f"claim {id_!r} is about {SETTINGS[known[id_].setting]}; if that was run, "

@@ -25,7 +25,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from inspect import getfile
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +34,7 @@ from sprint_lib import calls, engines, loop, methods, store, tasks, trajectory
 from sprint_lib.calls import Attempt
 from sprint_lib.engines import Engine, EngineError, EngineSpec
 from sprint_lib.methods import Method, MethodSettings, get_method
+from sprint_lib.spelling import unknown
 from sprint_lib.store import RecordLog, Workspace
 from sprint_lib.tasks import Problem, Task, check_unique, get_task
 
@@ -96,12 +96,8 @@ class RunSpec:
 
 
 def _known(data: Mapping[str, Any], kind: type, where: str) -> None:
-    names = [f.name for f in fields(kind)]
-    for key in data:
-        if key not in names:
-            near = get_close_matches(key, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
-            raise ValueError(f"{where}: unknown key {key!r} ({hint})")
+    if said := unknown(data, (f.name for f in fields(kind))):
+        raise ValueError(f"{where}: {said}")
 
 
 def run_key(spec: RunSpec) -> dict[str, Any]:
@@ -365,12 +361,7 @@ def _wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def run_many(
-    specs: Sequence[RunSpec],
-    workspace: Workspace,
-    *,
-    workers: int = 2,
-    report: Report | None = None,
-    allowed_errors: int = 0,
+    specs: Sequence[RunSpec], workspace: Workspace, *, workers: int = 2, report: Report | None = None
 ) -> dict[str, list[Attempt]]:
     """Run several specs as processes, `workers` at a time; returns the attempts of each by the run's name.
 
@@ -378,8 +369,8 @@ def run_many(
     finished is kept). Children end at once when this process dies, however it dies.
 
     Raises:
-        RunError: if a run fails; the message holds the last lines it wrote. When all runs are done, if more than
-            `allowed_errors` attempts of one failed in the engine.
+        RunError: if a run fails; the message holds the last lines it wrote. When all runs are done, if attempts
+            failed in the engine.
         ValueError: if two runs have one name.
     """
     if len({spec.name for spec in specs}) < len(specs):
@@ -392,7 +383,7 @@ def run_many(
             children.stop()
             raise
     attempts = {spec.name: read_attempts(workspace.attempts(spec.name)) for spec in specs}
-    _check_errors(attempts, allowed_errors)
+    _check_errors(attempts, allowed=0)
     return attempts
 
 

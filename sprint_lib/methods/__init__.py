@@ -14,7 +14,6 @@ classified in the same way, whatever the model wrote:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pkgutil import resolve_name
@@ -23,6 +22,7 @@ from typing import Any, ClassVar, Protocol, Self
 from sprint_lib.calls import Attempt, Call
 from sprint_lib.engines import Engine
 from sprint_lib.loop import busy_seconds, stable_seed
+from sprint_lib.spelling import unknown
 from sprint_lib.tasks import NO_ANSWER, Problem, Task
 
 
@@ -42,11 +42,9 @@ class MethodSettings:
             TypeError: on a value of another type than the setting's default.
         """
         defaults = {field.name: field.default for field in fields(cls)}
+        if said := unknown(values, defaults, "setting"):
+            raise ValueError(f"{cls.__name__}: {said}")
         for key, value in values.items():
-            if key not in defaults:
-                near = difflib.get_close_matches(key, defaults, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(defaults)}"
-                raise ValueError(f"{cls.__name__}: unknown setting {key!r} ({hint})")
             wanted = type(defaults[key])
             if type(value) is not wanted and not (wanted is float and type(value) is int):
                 raise TypeError(f"{cls.__name__}: {key} is {value!r}, it must be of type {wanted.__name__}")

@@ -39,7 +39,7 @@ _WORDS = [
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Size of the model and length of its training; the defaults made the shipped one."""
+    """Size of the model and its training. The shipped model's own settings are in its training.json."""
 
     hidden: int = 256
     layers: int = 4

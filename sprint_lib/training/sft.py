@@ -16,12 +16,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sprint_lib import store
 from sprint_lib.curation.samples import Sample, read_samples
+from sprint_lib.spelling import unknown
 from sprint_lib.training.trees import Tree, collate, lay_out
 
 if TYPE_CHECKING:
@@ -98,11 +98,8 @@ def _known_keys(data: Any, kind: type, where: str) -> Mapping[str, Any]:
     names = [f.name for f in fields(kind)]
     if not isinstance(data, Mapping):
         raise SftError(f"{where}expected the keys {', '.join(names)}")
-    for key in data:
-        if key not in names:
-            near = get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
-            raise SftError(f"{where}unknown key {key!r} ({hint})")
+    if said := unknown(data, names):
+        raise SftError(f"{where}{said}")
     return data
 
 
