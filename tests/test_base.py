@@ -33,22 +33,23 @@ class Cut(Exception):
 
 def test_examples_are_of_the_train_split_in_the_shares_asked_for() -> None:
     rng = random.Random(0)
-    config = BaseConfig(shares=(0.5, 0.3, 0.2), fruitless=1.0)
+    config = BaseConfig(shares=(0.5, 0.3, 0.2), fixed_tries=0.5, narrow=0.5, fruitless=1.0)
     counts: Counter[int] = Counter()
-    asked = 0
+    tries_of: Counter[int] = Counter()
     for _ in range(400):
         question, trace = draw_example(rng, config)
         numbers = [int(word) for word in question.splitlines()[0].split()[1:]]
         target = int(question.splitlines()[1].split()[1])
-        tries = next((int(line.split()[1]) for line in question.splitlines()[2:]), None)
+        tries: Any = next((tuple(map(int, line.split()[1:])) for line in question.splitlines()[2:]), ())
         assert countdown.split_of(numbers, target) == "train"
         assert trace == countdown.search_trace(numbers, target, tries)
-        asked += tries is not None
+        tries_of[len(tries)] += 1
         counts[len(numbers)] += 1
     assert counts[2] == pytest.approx(200, abs=50)
     assert counts[3] == pytest.approx(120, abs=45)
     assert counts[4] == pytest.approx(80, abs=40)
-    assert asked == pytest.approx(0.5 * (counts[3] + counts[4]), abs=35)
+    assert tries_of[0] == pytest.approx(counts[2] + 0.5 * (counts[3] + counts[4]), abs=35)
+    assert tries_of[2] == pytest.approx(0.25 * counts[4], abs=20)
 
 
 def test_a_cut_run_goes_on_and_learns(tmp_path: Path) -> None:

@@ -181,19 +181,32 @@ def test_a_trace_is_the_solver_s_search() -> None:
 
 
 def test_a_given_number_of_first_moves_is_tried_hits_or_not() -> None:
-    """The answer is the first hit, wherever it was; without one it is `none`."""
-    assert countdown.question((2, 3, 4, 17), 85, 3) == "Numbers: 2 3 4 17\nTarget: 85\nTry 3\n"
-    trace = search_trace((2, 3, 4, 17), 85, 3)
+    """The answer is the last hit, wherever it was; without one it is `none`."""
+    assert countdown.question((2, 3, 4, 17), 85, (3,)) == "Numbers: 2 3 4 17\nTarget: 85\nTry 3\n"
+    trace = search_trace((2, 3, 4, 17), 85, (3,))
     assert trace.startswith(search_trace((2, 3, 4, 17), 85).partition("Answer")[0])
     assert [line for line in trace.splitlines() if line.startswith("Try")] == ["Try 2 + 3", "Try 3 - 2", "Try 2 * 3"]
     assert trace.endswith("Answer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n")
-    assert search_trace((2, 3, 4, 17), 85, 1).endswith("None\nAnswer none\n")
-    assert search_trace((2, 3, 17), 85, 2) == (
+    assert search_trace((2, 3, 4, 17), 85, (1,)).endswith("None\nAnswer none\n")
+    assert search_trace((2, 3, 17), 85, (2,)) == (
         "Left 2 3 17 -> 85\n"
         " 2 + 3 = 5 ; 5 17 = 22 12 85 -> 85 yes\n"
         "Solved 2 + 3 = 5 ; 5 * 17 = 85\n"
         " 3 - 2 = 1 ; 1 17 = 18 16 17 -> 85 no\n"
         "Answer 2 + 3 = 5 ; 5 * 17 = 85\n"
+    )
+    hits = [line for line in search_trace((2, 3, 4, 6), 24, (8,)).splitlines() if line.startswith("Solved ")]
+    assert len(hits) > 1
+    assert search_trace((2, 3, 4, 6), 24, (8,)).endswith(hits[-1].replace("Solved", "Answer") + "\n")
+
+
+def test_second_moves_can_be_limited_too() -> None:
+    assert countdown.question((2, 3, 4, 17), 85, (2, 1)) == "Numbers: 2 3 4 17\nTarget: 85\nTry 2 1\n"
+    assert search_trace((2, 3, 4, 17), 85, (2, 1)) == (
+        "Try 2 + 3\n = 5\nLeft 4 5 17 -> 85\n 4 + 5 = 9 ; 9 17 = 26 8 -> 85 no\nNone\n"
+        "Try 3 - 2\n = 1\nLeft 1 4 17 -> 85\n 1 + 4 = 5 ; 5 17 = 22 12 85 -> 85 yes\n"
+        "Solved 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n"
+        "Answer 3 - 2 = 1 ; 1 + 4 = 5 ; 5 * 17 = 85\n"
     )
 
 

@@ -43,6 +43,7 @@ _MAX_EXPRESSION = 200  # characters; longer answers are malformed
 _FRUITLESS = 2_000  # draws without a new problem after which a split is taken to be exhausted
 
 State = tuple[int, ...]
+Tries = tuple[()] | tuple[int] | tuple[int, int]  # how many first moves, and at most how many second moves of each
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def first_moves_tried(numbers: Sequence[int], target: int) -> int:
     return next(tried, len(first))
 
 
-def question(numbers: Sequence[int], target: int, tries: int | None = None) -> str:
-    """The problem as text; with `tries`, the search is to try so many first moves before it answers."""
+def question(numbers: Sequence[int], target: int, tries: Tries = ()) -> str:
+    """The problem as text; with `tries`, a third line says how far to search before the answer."""
     asked = f"Numbers: {' '.join(map(str, sorted(numbers)))}\nTarget: {target}\n"
-    return asked if tries is None else f"{asked}Try {tries}\n"
+    return f"{asked}Try {' '.join(map(str, tries))}\n" if tries else asked
 
 
 def chain_text(chain: Sequence[Move]) -> str:
@@ -140,39 +141,43 @@ def _check(pair: State, target: int) -> str:
     return f"{pair[0]} {pair[1]} = {' '.join(map(str, results))} -> {target} {verdict}\n"
 
 
-def _subsearch(state: State, target: int, before: list[Move], out: list[str], tries: int | None = None) -> bool:
-    """Write the search of a two- or three-number state; True if it solved the problem."""
+def _subsearch(
+    state: State, target: int, before: list[Move], out: list[str], width: int | None, past_hits: bool = False
+) -> bool:
+    """Write the search of a two- or three-number state, `width` moves wide; True if it solved the problem."""
     out.append(f"Left {' '.join(map(str, state))} -> {target}\n")
     solved = False
-    for move in moves(state)[:tries] if len(state) == 3 else [None]:
+    for move in moves(state)[:width] if len(state) == 3 else [None]:
         pair = move.left if move else state
         out.append((f" {move} ; " if move else " ") + _check(pair, target))
         last = finishing_move(pair, target)
         if last:
             out.append(f"Solved {chain_text([*before, *([move] if move else []), last])}\n")
             solved = True
-            if tries is None:
+            if not past_hits:
                 break
     if not solved:
         out.append("None\n")
     return solved
 
 
-def search_trace(numbers: Sequence[int], target: int, tries: int | None = None) -> str:
+def search_trace(numbers: Sequence[int], target: int, tries: Tries = ()) -> str:
     """The solver's whole search as text, two to four numbers; see the module's example.
 
-    With `tries`: so many first moves, hits or not, then the first hit.
+    With `tries` (of three or four numbers) it goes on after a hit, until so many first moves are tried, and answers
+    with its last hit.
     """
     state = tuple(sorted(numbers))
+    first, second = (*tries, None, None)[:2]
     out: list[str] = []
     if len(state) <= 3:
-        _subsearch(state, target, [], out, tries)
+        _subsearch(state, target, [], out, first, past_hits=bool(tries))
     else:
-        for move in moves(state)[:tries]:
+        for move in moves(state)[:first]:
             out.append(f"Try {move.task}\n = {move.result}\n")
-            if _subsearch(move.left, target, [move], out) and tries is None:
+            if _subsearch(move.left, target, [move], out, second) and not tries:
                 break
-    hit = next((line for line in out if line.startswith("Solved ")), "none\n")
+    hit = next((line for line in reversed(out) if line.startswith("Solved ")), "none\n")
     out.append(f"Answer {hit.removeprefix('Solved ')}")
     return "".join(out)
 

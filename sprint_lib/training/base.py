@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 MAX_STAGES, MAX_PROMPTS = 12, 24
-MOST_TRIES = 8  # first moves asked for in a question
+MOST_TRIES, MOST_SECOND = 8, 4  # first moves, and second moves of each, that a question asks for
 _STATE = "training_state.pt"  # what a run that was cut goes on from
 _WORDS = [
     *("Numbers:", "\nTarget:", "Try", "Left", "None", "Solved", "Answer", " none", " ->", " ;", " ="),
@@ -48,10 +48,11 @@ class BaseConfig:
     ffn: int = 704
     context: int = 4096
     max_number: int = countdown.MAX_NUMBER
-    shares: tuple[float, float, float] = (0.35, 0.35, 0.3)  # of problems with 2, 3 and 4 numbers
+    shares: tuple[float, float, float] = (0.25, 0.25, 0.5)  # of problems with 2, 3 and 4 numbers
     unsolvable: tuple[float, float, float] = (0.3, 0.3, 0.02)  # of those drawn, how many are kept
-    fixed_tries: float = 0.5  # share of three and four numbers with a given number of first moves before the answer
-    fruitless: float = 0.3  # of those without a hit among them, how many are kept
+    fixed_tries: float = 0.6  # share of three and four numbers with a given number of first moves before the answer
+    narrow: float = 0.8  # share of those of four numbers with few second moves, too
+    fruitless: float = 0.1  # of all these, how many of those without a hit are kept
     tokens: int = 18_000_000  # seen in training, padding left out
     batch_tokens: int = 3072
     lr: float = 3e-3  # of the matrices
@@ -61,6 +62,7 @@ class BaseConfig:
     weight_decay: float = 0.05
     chain_weight: float = 3.0  # weight of the tokens of a solution chain in the loss
     hit_weight: float = 2.0  # weight of the verdict before it: one line in forty, and all depends on it
+    answer_weight: float = 10.0  # weight of an answer that may be far from its hit
     seed: int = 0
     threads: int = 2
 
@@ -120,16 +122,24 @@ def draw_example(rng: random.Random, config: BaseConfig) -> tuple[str, str]:
 
     Short problems are dense in hits: they teach the verdict, one line in forty of a long trace. A given number of
     first moves puts the answer far from its hit: it teaches to look for it, where otherwise the line before would do.
+    With few second moves such a trace is short, and there is more of that in the same number of tokens.
     """
     (count,) = rng.choices((2, 3, 4), weights=config.shares)
     while True:
         numbers, target = countdown.draw(rng, "train", count=count, max_number=config.max_number)
         if rng.random() >= config.unsolvable[count - 2] and not countdown.solve(numbers, target):
             continue
-        tries = rng.randint(2, MOST_TRIES) if count > 2 and rng.random() < config.fixed_tries else None
+        tries = _draw_tries(rng, config, count)
         trace = countdown.search_trace(numbers, target, tries)
-        if tries is None or "Solved" in trace or rng.random() < config.fruitless:
+        if not tries or "Solved" in trace or rng.random() < config.fruitless:
             return countdown.question(numbers, target, tries), trace
+
+
+def _draw_tries(rng: random.Random, config: BaseConfig, count: int) -> countdown.Tries:
+    if count == 2 or rng.random() >= config.fixed_tries:
+        return ()
+    first = rng.randint(2, MOST_TRIES)
+    return (first, rng.randint(1, MOST_SECOND)) if count == 4 and rng.random() < config.narrow else (first,)
 
 
 def _batches(
@@ -161,7 +171,7 @@ def _collate(
     """Right-padded ids [rows, length] and loss weights, zero on question and padding."""
     import torch
 
-    solved, answer, newline = tokenizer.convert_tokens_to_ids(["Solved", "Answer", "\n"])
+    solved, answer, tries, newline = tokenizer.convert_tokens_to_ids(["Solved", "Answer", "Try", "\n"])
     width = _padded(max(len(ids) for ids, _ in batch))
     ids_out = torch.zeros(len(batch), width, dtype=torch.long)
     weights = torch.zeros(len(batch), width)
@@ -169,7 +179,8 @@ def _collate(
         ids_out[row, : len(ids)] = torch.tensor(ids)
         weights[row, start : len(ids)] = 1.0
         for place in (place for place, id_ in enumerate(ids) if id_ in (solved, answer)):
-            weights[row, place : ids.index(newline, place) + 1] = config.chain_weight
+            far = ids[place] == answer and tries in ids[:start]
+            weights[row, place : ids.index(newline, place) + 1] = config.answer_weight if far else config.chain_weight
             if ids[place] == solved:
                 weights[row, place - 1] = config.hit_weight
     return ids_out, weights
