@@ -13,6 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +264,7 @@ def _print_outline(found: dict[str, Any]) -> None:
 
 def _tokens(options: argparse.Namespace) -> int:
     from sprint_lib import texts
+    from sprint_lib.wording import readable
 
     count = _counter(options.tokenizer)
     found = [texts.costs(item, count, tags=options.tags) for item in texts.read_items(options.path)]
@@ -271,7 +273,7 @@ def _tokens(options: argparse.Namespace) -> int:
     table = [["file", "texts", "sequential", "serial", "total", "stages"]]
     for file, group in _by_file(found).items():
         means = [sum(one[kind] for one in group) / len(group) for kind in ("sequential", "serial", "total", "stages")]
-        table.append([file, str(len(group)), *map(number, means)])
+        table.append([file, str(len(group)), *map(readable, means)])
     _print_table(table)
     if len(found) > 1:
         print("\nmeans over the texts of a file")
@@ -307,6 +309,7 @@ def _solve(options: argparse.Namespace) -> int:
     from sprint_lib.engines import EngineSpec, open_engine
     from sprint_lib.methods import get_method
     from sprint_lib.tasks import countdown, get_task
+    from sprint_lib.wording import readable
 
     numbers, target = _problem(options.problem)
     task = get_task("countdown")
@@ -332,8 +335,8 @@ def _solve(options: argparse.Namespace) -> int:
     print(tried.text.rstrip("\n"))
     verdict = "correct" if tried.correct else f"not correct ({tried.note or tried.status})"
     print(f"\n{tried.answer or 'no answer'}: {verdict}")
-    tokens = ", ".join(f"{kind} {number(costs[kind])}" for kind in ("sequential", "serial", "total"))
-    print(f"tokens: {tokens}; {number(costs['calls'])} calls in {number(costs['stages'])} stages")
+    tokens = ", ".join(f"{kind} {readable(costs[kind])}" for kind in ("sequential", "serial", "total"))
+    print(f"tokens: {tokens}; {readable(costs['calls'])} calls in {readable(costs['stages'])} stages")
     print(f"{tried.wall_seconds:.2f} s with {model}")
     return 1 if tried.status == "engine_error" else 0
 
@@ -390,10 +393,14 @@ def _train_sft(options: argparse.Namespace) -> int:
     from sprint_lib.params import load_yaml
     from sprint_lib.training import sft
 
+    def report(progress: sft.Progress) -> None:
+        print(json.dumps(asdict(progress)), flush=True)
+
     try:
-        sft.train_job(sft.Job.from_json(load_yaml(options.config)))  # JSON is YAML
+        summary = sft.train_job(sft.Job.from_json(load_yaml(options.config)), report)  # JSON is YAML
     except sft.SftError as error:
         raise CommandError(f"{options.config}: {error}") from error
+    print(json.dumps({key: summary[key] for key in ("steps", "tokens", "computed_tokens", "seconds")}))
     return 0
 
 
@@ -437,13 +444,6 @@ def _read_specs(path: Path) -> list[RunSpec]:
 def _print_json(value: Any) -> int:
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
     return 0
-
-
-def number(value: Any) -> str:
-    """A number for people: three digits after the point at most, thousands set apart; anything else as it is."""
-    if isinstance(value, float):
-        return f"{value:,.3f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from sprint_lib.spelling import did_you_mean
+from sprint_lib.wording import did_you_mean
 
 _METADATA_KEYS = {"inputs", "outputs", "minutes"}
 _NAME = re.compile(r"\d+_\w+")

@@ -27,6 +27,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from sprint_lib.wording import readable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -327,13 +329,9 @@ def histogram(
     axis.set_ylabel("traces")
     figure.suptitle(title, x=0.01, ha="left")
     _caption(
-        figure, caption or f"n = {len(values):,}; median {_short(np.median(values))}, mean {_short(values.mean())}."
+        figure, caption or f"n = {len(values):,}; median {readable(np.median(values))}, mean {readable(values.mean())}."
     )
     return figure
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def loss_curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
@@ -485,7 +483,7 @@ def wall_clock(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
         axis.bar(places, rows["value"], color=[colour(str(m)) for m in rows["method"]], width=0.62)
         axis.errorbar(places, rows["value"], yerr=_whisker(rows, "value"), fmt="none", color=INK, capsize=4)
         for place, value, high in zip(places, rows["value"], rows["value_high"].fillna(rows["value"]), strict=True):
-            axis.annotate(_short(value), (place, high), ha="center", xytext=(0, 3), textcoords="offset points")
+            axis.annotate(readable(value), (place, high), ha="center", xytext=(0, 3), textcoords="offset points")
         axis.set_xticks(places, [name(str(m)) for m in rows["method"]])
         axis.margins(y=0.15)
         axis.grid(axis="x", visible=False)

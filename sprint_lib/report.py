@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from sprint_lib import store
+from sprint_lib.evaluation.claims import BUILT
 from sprint_lib.params import Step, producer
 from sprint_lib.progress import duration
+from sprint_lib.wording import readable
 
 _MOST_ROWS = 30  # of a table on the front page; the CSV has them all
 _FIGURES = (".svg", ".png")
 # No scripts and nothing from elsewhere, whatever a notebook's output holds.
 _POLICY = "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'"
 _VERDICTS = {"reproduced": "good", "different": "bad", "underpowered": "open", "not run": "none"}
-_BUILT = "by construction"  # the basis of claims that no model's output could contradict
 _NO_FINDING = "<p>The suite's code and parameters decide these, no model's output does. They count as no finding.</p>"
 
 Manifest = Mapping[str, Any]
@@ -104,7 +105,7 @@ def _header(profile: str, manifest: Manifest, claims: Sequence[Mapping[str, Any]
         _escape(f"{made['processor']}, {made['cores']} cores") if made.get("processor") else "",
     ]
     found, built = by_basis(claims)
-    pills = _pills(found) + (f" · {_BUILT}: {_pills(built)}" if built else "")
+    pills = _pills(found) + (f" · {BUILT}: {_pills(built)}" if built else "")
     return (
         "<header><h1>SPRINT, replicated</h1><p class=lead>Interleaved planning and parallelised execution in "
         "reasoning models, from traces to every table and figure, with models trained on this machine.</p>"
@@ -114,7 +115,7 @@ def _header(profile: str, manifest: Manifest, claims: Sequence[Mapping[str, Any]
 
 def by_basis(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Claims that a run measured or left out, and those it gave a value to that could not have come out otherwise."""
-    built = [row for row in rows if row.get("basis") == _BUILT and row["value"] is not None]
+    built = [row for row in rows if row.get("basis") == BUILT and row["value"] is not None]
     return [row for row in rows if row not in built], built
 
 
@@ -131,7 +132,7 @@ def _claims(rows: Sequence[Mapping[str, Any]]) -> str:
     others = [row for row in found if row["value"] is None]
     text = _claim_table(tested) if tested else "<p>None of the papers' claims was measured in this run.</p>"
     if built:
-        text += f"<h3>So {_BUILT}: {len(built)}</h3>{_NO_FINDING}{_claim_table(built)}"
+        text += f"<h3>So {BUILT}: {len(built)}</h3>{_NO_FINDING}{_claim_table(built)}"
     if others:
         text += f"<details><summary>claims not tested here: {len(others)}</summary>{_claim_table(others)}</details>"
     link = '<p class=note><a href="claims.json">claims.json</a></p>'
@@ -320,14 +321,8 @@ def _escape(text: Any) -> str:
 
 
 def measured(value: Any, unit: str | None = None) -> str:
-    """A number of a claim for people: three or more significant digits, yes or no, nothing for None."""
-    if value is None:
-        return ""
-    if unit == "yes/no":
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    """A number of a claim for people."""
+    return readable(bool(value) if unit == "yes/no" and value is not None else value)
 
 
 def _pill(verdict: str) -> str:

@@ -25,7 +25,7 @@ from sprint_lib import store
 from sprint_lib.freshness import differences, fingerprint, path_hashes
 from sprint_lib.params import Step, checked_steps, producer, select
 from sprint_lib.progress import Progress, about, duration
-from sprint_lib.spelling import did_you_mean
+from sprint_lib.wording import did_you_mean
 
 KERNEL = "sprint"
 RUN_VARIABLE = "SPRINT_RUN"  # marks every process of a run, so that a later one can end what a kill left behind

@@ -23,6 +23,7 @@ from sprint_lib.evaluation import claims, statistics
 from sprint_lib.evaluation.statistics import Estimate
 from sprint_lib.plots import name
 from sprint_lib.trajectory import parse
+from sprint_lib.wording import readable
 
 if TYPE_CHECKING:
     from sprint_lib.curation import Annotated, Packed
@@ -109,8 +110,9 @@ def tokens(runs: Runs, column: str = "sequential") -> pd.DataFrame:
 
 
 def paired(runs: Runs, column: str = "sequential") -> pd.DataFrame:
-    """Tokens by problem (rows) and method (columns); only problems that every run has."""
-    return tokens(runs, column).pivot(index="problem", columns="method", values="value").dropna()[list(runs)]
+    """Tokens by problem (rows) and method (columns). Raises ValueError if the runs are not of the same problems."""
+    statistics.check_same_problems(*({a.problem for a in attempts} for attempts in runs.values()))
+    return tokens(runs, column).pivot(index="problem", columns="method", values="value")[list(runs)]
 
 
 def compare(runs: Runs, base: str, other: str) -> pd.DataFrame:
@@ -118,6 +120,9 @@ def compare(runs: Runs, base: str, other: str) -> pd.DataFrame:
 
     Differences of accuracy in percentage points (Newcombe), reductions in percent
     of the base's mean (paired bootstrap), McNemar's exact test.
+
+    Raises:
+        ValueError: if the two runs are not of the same problems.
     """
     both = _same_problems(runs[base], runs[other])
     outcomes = [[a.correct for a in attempts] for attempts in both]
@@ -145,8 +150,8 @@ def _quantity(quantity: str, unit: str, estimate: Estimate) -> dict[str, Any]:
 
 def _same_problems(first: Sequence[Attempt], second: Sequence[Attempt]) -> tuple[list[Attempt], list[Attempt]]:
     left, right = ({a.problem: a for a in attempts} for attempts in (first, second))
-    ids = [id_ for id_ in left if id_ in right]
-    return [left[id_] for id_ in ids], [right[id_] for id_ in ids]
+    statistics.check_same_problems(left, right)
+    return list(left.values()), [right[id_] for id_ in left]
 
 
 # --- figures ----------------------------------------------------------------------------
@@ -488,19 +493,11 @@ def show(frame: pd.DataFrame, columns: Sequence[str] | None = None, *, caption: 
 def _cells(frame: pd.DataFrame, column: str) -> list[str]:
     values = frame[column].tolist()
     if f"{column}_low" not in frame:
-        return [name(v) if column == "method" else _plain(v) for v in values]
+        return [name(v) if column == "method" else readable(v) for v in values]
     bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], strict=True)
-    return [_plain(v) if pd.isna(low) else f"{_plain(v)} [{_plain(low)}, {_plain(high)}]" for v, low, high in bounds]
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        if pd.isna(value):
-            return ""
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
-    return str(value)
+    return [
+        readable(v) if pd.isna(low) else f"{readable(v)} [{readable(low)}, {readable(high)}]" for v, low, high in bounds
+    ]
 
 
 def provenance() -> Any:

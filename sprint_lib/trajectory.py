@@ -7,7 +7,7 @@
     </Plan_1>
     <Execution_1>
     <execution_1.1>
-    Left 4 5 17 -> 85 ...
+    Try 2 + 3 ...
     </execution_1.1>
     </Execution_1>
     <Final_answer>

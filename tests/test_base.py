@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sprint_lib import models
 from sprint_lib.tasks import countdown
 from sprint_lib.training.base import BaseConfig, draw_example, train_base
 
@@ -74,3 +75,8 @@ def test_a_cut_run_goes_on_and_learns(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() == summary["parameters"]
     assert not (tmp_path / "training_state.pt").exists()
     assert train_base(tmp_path, replace(TINY, threads=2), cut) == summary  # finished: not repeated
+
+
+def test_the_shipped_model_was_trained_by_this_recipe() -> None:
+    shipped = json.loads((models.path("countdown-base") / "training.json").read_text())
+    assert shipped["config"] == json.loads(json.dumps(asdict(BaseConfig())))

@@ -128,6 +128,15 @@ def test_what_a_small_model_can_be_held_against() -> None:
         claims_table({"figure6.countdown.longest": interval(1, 2)})
 
 
+def test_savings_at_a_loss_of_accuracy_say_so() -> None:
+    saved, lost = interval(50, 60), interval(-91, -81)
+    for accuracy, expected in ((lost, True), (interval(-1, 2), False)):
+        rows = claims_table({"figure6.countdown.all": saved, "table2.countdown.accuracy_difference": accuracy})
+        (row,) = (row for row in rows if row["id"] == "figure6.countdown.all")
+        assert row["verdict"] == "reproduced"
+        assert ("its accuracy is 86 points lower" in row["why"]) is expected
+
+
 def test_file_is_the_same_byte_for_byte(tmp_path: Path) -> None:
     noise = Estimate(0.1 + 0.2, 1 / 3, 2 / 3, 5)
     rows = claims_table(

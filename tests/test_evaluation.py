@@ -255,7 +255,8 @@ def test_kill_at_any_moment_loses_and_doubles_nothing(fake: Any, space: Workspac
     log = space.attempts("killed")
     before: dict[str, Any] = {}
     for target in (3, 11, 25):
-        with subprocess.Popen([sys.executable, "-m", "sprint_lib.evaluation.runs", str(spec)]) as child:
+        command = [sys.executable, "-m", "sprint_lib.evaluation.runs", str(spec)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
             wait_until(lambda target=target: log.exists() and len(store.read_log(log)) >= target)
             child.kill()
         now = store.read_log(log)

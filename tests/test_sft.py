@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sprint_lib.cli import main
 from sprint_lib.curation import Trace, curate
 from sprint_lib.curation.rules import CountdownAnnotator
 from sprint_lib.curation.samples import Sample, rft_samples, sprint_samples, write_samples
@@ -27,7 +28,6 @@ from sprint_lib.training.sft import (
     SftConfig,
     SftError,
     encode,
-    main,
     padded,
     plan_batches,
     to_trees,
@@ -211,9 +211,8 @@ def test_training_learns_saves_and_is_skipped_when_done(
     job: dict[str, Any] = {"samples": str(write_samples(tmp_path / "samples.jsonl", samples)), "config": vars(longer)}
     job |= {"base": str(base), "out": str(out)}
     (tmp_path / "job.json").write_text(json.dumps(job))
-    assert main([str(tmp_path / "job.json")]) == 0
+    assert main(["train", "sft", str(tmp_path / "job.json")]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == summary["steps"]
-    assert main([]) == 2
 
     with pytest.raises(ValueError, match="no samples"):
         train_sft([], base, out, longer)

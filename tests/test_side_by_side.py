@@ -15,7 +15,7 @@ import pytest
 from sprint_lib import store
 from sprint_lib.curation.samples import Sample, write_samples
 from sprint_lib.training.sft import SftConfig, training_key
-from sprint_lib.training.side_by_side import Job, TrainingError, _progress, train_side_by_side
+from sprint_lib.training.side_by_side import Job, TrainingError, train_side_by_side
 
 SAMPLES = [Sample("question\n", "answer\n", "sequential", "t", ends=True)]
 
@@ -62,11 +62,11 @@ import os, time
 from pathlib import Path
 from sprint_lib.training import sft
 
-def train_job(job):
+def train_job(job, report):
     job.out.mkdir()
     (job.out / "pid").write_text(str(os.getpid()))
     while True:
-        print('{"step": 1, "steps": 9, "loss": 0.5}', flush=True)
+        report(sft.Progress(1, 9, 0.5, 0.1, 2.0))
         time.sleep(0.01)
 
 sft.train_job = train_job
@@ -102,9 +102,3 @@ def wait_until(true: Any, seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < deadline, f"nothing happened in {seconds} s"
         time.sleep(0.01)
-
-
-def test_only_points_of_the_curve_are_progress() -> None:
-    point = '{"step": 1, "steps": 9, "loss": 0.5, "lr": 0.1, "seconds": 2.0}\n'
-    assert _progress(point) == {"step": 1, "steps": 9, "loss": 0.5, "lr": 0.1, "seconds": 2.0}
-    assert [_progress(line) for line in ("warning: {}\n", "3\n", '{"steps": 9}\n', "")] == [None] * 4

@@ -111,9 +111,8 @@ def _write(
         stage = stage_of[number]
         parents = [names[p] for p in graph.predecessors(number) if p in names and stage_of[p] < stage]
         based = f"Based on {', '.join(parents)}:\n" if parents else ""
-        plan = _text(lines, step.plan)
         prompt = step.prompt if step.execution else ""
-        drafts[stage - 1].passages.append(_Passage(number, based + ("" if _repeats(plan, prompt) else plan), prompt))
+        drafts[stage - 1].passages.append(_Passage(number, based + _text(lines, step.plan), prompt))
         if step.execution:
             drafts[stage - 1].executions.append(_text(lines, step.execution))
             names[number] = f"execution_{stage}.{len(drafts[stage - 1].executions)}"
@@ -156,8 +155,3 @@ def _append(plan: list[str | Prompt], text: str) -> None:
 def _text(lines: Sequence[str], numbers: Sequence[int]) -> str:
     text = "".join(lines[number - 1] for number in numbers)
     return text if text.endswith("\n") or not text else f"{text}\n"
-
-
-def _repeats(plan: str, prompt: str) -> bool:
-    """Whether a plan says nothing but its prompt."""
-    return bool(prompt.split()) and plan.split() == prompt.split()

@@ -1,7 +1,7 @@
 """The annotator for Countdown: rules that read the structure of a search trace.
 
-Each first move that is tried is a step: its line (`Try 2 + 3`) is plan and prompt in one, and the search of what it
-leaves is the execution. First moves do not need each other; the answer needs the one that hit.
+Each first move that is tried is a step. The prompt names it as its first line does (`Try 2 + 3`); the execution is
+all of its lines. First moves do not need each other; the answer needs the one that hit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CountdownAnnotator:
 
     def _step(self, lines: Sequence[str], start: int, end: int) -> Step:
         task = lines[start - 1].rstrip()
-        return Step(task, plan=(start,), prompt=task, execution=tuple(range(start + 1, end)))
+        return Step(task, prompt=task, execution=tuple(range(start, end)))
 
     async def dependencies(self, question: str, lines: Sequence[str], steps: Sequence[Step]) -> dict[int, list[int]]:
         answer = lines[steps[-1].plan[0] - 1].removeprefix(_ANSWER).strip()

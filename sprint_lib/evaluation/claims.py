@@ -21,6 +21,8 @@ yes/no nothing. `none` is the value that means no effect; differences and reduct
 Where the paper gives a direction but no number for Countdown, *reproduced* is an interval wholly on that side of no
 effect, *different* one wholly on the other, *underpowered* one that holds it.
 
+A verdict looks at its own number only; what is saved at a loss of accuracy says so beside it.
+
 A yes or no of Table 1 that recorded calls can contradict is held against a share: yes is 1, no is 0, the margin and *no
 effect* are a half, so that *reproduced* is an interval wholly on the paper's side of a half.
 
@@ -43,7 +45,7 @@ from sprint_lib import accounting, store
 from sprint_lib.calls import Attempt
 from sprint_lib.evaluation import statistics
 from sprint_lib.evaluation.statistics import Estimate
-from sprint_lib.spelling import did_you_mean
+from sprint_lib.wording import did_you_mean, readable
 
 VERDICTS = ("reproduced", "different", "underpowered", "not run")
 MEASURED, BUILT = "measured", "by construction"  # the basis of a claim
@@ -95,11 +97,11 @@ def verdict(claim: Claim, estimate: Estimate | None) -> tuple[str, str]:
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return "underpowered", f"no interval from n = {estimate.n}"
     if estimate.low == estimate.high == claim.none:
-        return "different", f"no effect at all ({_text(claim.none)} on every problem)"
+        return "different", f"no effect at all ({readable(claim.none)} on every problem)"
     if claim.paper is None:
         return _directed(claim, estimate)
     near = estimate.low <= claim.paper + claim.margin and estimate.high >= claim.paper - claim.margin
-    band = f"the paper's {_text(claim.paper)}" + (f" ± {_text(claim.margin)}" if claim.margin else "")
+    band = f"the paper's {readable(claim.paper)}" + (f" ± {readable(claim.margin)}" if claim.margin else "")
     if not near:
         return "different", f"{_place(claim, estimate)} {band}"
     if claim.none is not None:
@@ -112,17 +114,17 @@ def verdict(claim: Claim, estimate: Estimate | None) -> tuple[str, str]:
 def _directed(claim: Claim, estimate: Estimate) -> tuple[str, str]:
     none = claim.none or 0.0
     if estimate.low <= none <= estimate.high:
-        return "underpowered", f"not to be told from no effect ({_text(none)}); {_would_show(estimate)}"
+        return "underpowered", f"not to be told from no effect ({readable(none)}); {_would_show(estimate)}"
     same = (estimate.value > none) == (claim.direction > 0)
     word = "above" if estimate.value > none else "below"
-    return ("reproduced" if same else "different"), f"{word} no effect ({_text(none)}), {_as_paper(same)}"
+    return ("reproduced" if same else "different"), f"{word} no effect ({readable(none)}), {_as_paper(same)}"
 
 
 def _effect(claim: Claim, estimate: Estimate, band: str) -> tuple[str, str]:
     assert claim.paper is not None
     assert claim.none is not None
     if estimate.low <= claim.none <= estimate.high:
-        none = f"not to be told from no effect ({_text(claim.none)})"
+        none = f"not to be told from no effect ({readable(claim.none)})"
         return "underpowered", f"the interval reaches into {band}, but {none}; {_would_show(estimate)}"
     same = (estimate.value > claim.none) == (claim.paper > claim.none)
     if not same:
@@ -147,11 +149,7 @@ def _as_paper(same: bool) -> str:
 
 
 def _would_show(estimate: Estimate) -> str:
-    return f"at this n effects from about {_text(statistics.detectable(estimate))} on would show (80 % power)"
-
-
-def _text(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"at this n effects from about {readable(statistics.detectable(estimate))} on would show (80 % power)"
 
 
 def claims_table(
@@ -176,7 +174,9 @@ def claims_table(
                 f"claim {id_!r} is about {SETTINGS[known[id_].setting]}; if that was run, "
                 f"add {known[id_].setting!r} to the settings, else leave the estimate out"
             )
-    return [_row(claim, results.get(claim.id)) for claim in claims]
+    rows = [_row(claim, results.get(claim.id)) for claim in claims]
+    _note_lost_accuracy(rows)
+    return rows
 
 
 def _row(claim: Claim, estimate: Estimate | None) -> dict[str, Any]:
@@ -198,6 +198,16 @@ def _row(claim: Claim, estimate: Estimate | None) -> dict[str, Any]:
         "why": why,
         "basis": claim.basis,
     }
+
+
+def _note_lost_accuracy(rows: Sequence[dict[str, Any]]) -> None:
+    """Say beside what SPRINT saves on Countdown that it solves fewer problems, if it does: the paper's does not."""
+    known = {row["id"]: row for row in rows if row["value"] is not None}
+    accuracy = known.get("table2.countdown.accuracy_difference")
+    if accuracy and accuracy["verdict"] == "different" and accuracy["high"] < 0:
+        for id_, row in known.items():
+            if id_.startswith("figure6.countdown."):
+                row["why"] += f"; but its accuracy is {readable(-accuracy['value'])} points lower, the paper's is not"
 
 
 def write_claims(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

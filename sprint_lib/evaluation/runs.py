@@ -4,44 +4,34 @@ Every finished attempt is on the disk before the next one starts in its place; r
 what is missing. The log holds attempts in the order in which they ended, reading gives them in the order of the
 problems. Every attempt counts, right or wrong, whatever its status; only an `engine_error` says nothing about the
 method: a run with such attempts ends with an error when all others are done, and the next run of the same spec tries
-them again. Several specs run side by side as processes (`run_many`), and one from the command line:
-
-    python -m sprint_lib.evaluation.runs outputs/laptop/data/attempts/rft.spec.json
-
-A run of the same spec with another `sample` is an independent run: the control for Figure 6.
+them again. Several specs run side by side as processes (`run_many`; `sprint eval` from the command line), which are
+this module on a spec's file. A run of the same spec with another `sample` is an independent run: the control for
+Figure 6.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
-import subprocess
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from inspect import getfile
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from sprint_lib import calls, engines, loop, methods, store, tasks, trajectory
 from sprint_lib.calls import Attempt
+from sprint_lib.children import Child, ChildError, end_with_parent, run_side_by_side, tell
 from sprint_lib.engines import Engine, EngineError, EngineSpec
 from sprint_lib.methods import Method, MethodSettings, get_method
-from sprint_lib.spelling import unknown
 from sprint_lib.store import RecordLog, Workspace
 from sprint_lib.tasks import Problem, Task, check_unique, get_task
+from sprint_lib.wording import unknown
 
 T = TypeVar("T")
-
-_PROGRESS = "@progress "  # before a child's progress lines, to tell them from other output
-_LAST_LINES = 20
 
 
 class RunError(RuntimeError):
@@ -373,128 +363,56 @@ def run_many(
             failed in the engine.
         ValueError: if two runs have one name.
     """
-    if len({spec.name for spec in specs}) < len(specs):
+    progress = {spec.name: Progress(spec.n) for spec in specs}
+    if len(progress) < len(specs):
         raise ValueError(f"two runs have one name: {', '.join(sorted(spec.name for spec in specs))}")
-    with _Children(workspace, report or (lambda _: None), specs) as children, ThreadPoolExecutor(workers) as pool:
-        try:
-            for done in as_completed([pool.submit(children.run, spec) for spec in specs]):
-                done.result()
-        except BaseException:
-            children.stop()
-            raise
+
+    def told(name: str, numbers: dict[str, Any]) -> None:
+        progress[name] = Progress(**numbers)
+        if report:
+            report(dict(progress))
+
+    for spec in specs:
+        if done := _done_before(spec, workspace):
+            told(spec.name, asdict(done))
+    missing = [_child(spec, workspace) for spec in specs if not progress[spec.name].done]
+    try:
+        run_side_by_side(missing, told, workers)
+    except ChildError as error:
+        raise RunError(f"run {error}") from None
     attempts = {spec.name: read_attempts(workspace.attempts(spec.name)) for spec in specs}
     _check_errors(attempts, allowed=0)
     return attempts
 
 
-class _Children:
-    """The processes of `run_many`: starts them, gathers their progress and last lines, stops them."""
-
-    def __init__(self, workspace: Workspace, report: Report, specs: Sequence[RunSpec]) -> None:
-        self.workspace, self.report = workspace, report
-        self.progress = {spec.name: Progress(spec.n) for spec in specs}
-        self.lock = threading.Lock()
-        self.alive: set[subprocess.Popen[str]] = set()
-        self.stopped = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        with self.lock:
-            self.stopped = True
-            for process in self.alive:
-                process.kill()
-
-    def run(self, spec: RunSpec) -> None:
-        """Run one spec in a child to its end; nothing is started if its log is complete."""
-        log = self.workspace.attempts(spec.name)
-        if store.log_key(log) == (run_key(spec),) and _finished(records := store.read_log(log), spec):
-            correct = sum(record["attempt"]["correct"] for record in records.values())
-            self._tell(spec.name, Progress(spec.n, spec.n, correct=correct))
-            return
-        description = {"profile": self.workspace.profile, "outputs": str(self.workspace.root.parent)}
-        path = store.write_json(log.with_suffix(".spec.json"), {**description, "run": spec.to_json()})
-        process = self._start(path, spec.engine.threads)
-        if process is None:
-            return
-        with process:
-            last = self._listen(process, spec.name)
-        with self.lock:
-            self.alive.remove(process)
-            stopped = self.stopped
-        if process.returncode and not stopped:
-            raise RunError(f"run {spec.name!r} ended with exit status {process.returncode}:\n" + "\n".join(last))
-
-    def _start(self, path: Path, threads: int) -> subprocess.Popen[str] | None:
-        places = [str(Path(store.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", "sprint_lib.evaluation.runs", str(path), "--child"]
-        with self.lock:
-            if self.stopped:
-                return None
-            pipe = subprocess.PIPE
-            process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=environment, text=True, errors="replace"
-            )
-            self.alive.add(process)
-        return process
-
-    def _listen(self, process: subprocess.Popen[str], name: str) -> deque[str]:
-        """Follow a child until it closes its output; returns its last lines that are no progress."""
-        last: deque[str] = deque(maxlen=_LAST_LINES)
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith(_PROGRESS):
-                self._tell(name, Progress(**json.loads(line.removeprefix(_PROGRESS))))
-            else:
-                last.append(line.rstrip())
-        return last
-
-    def _tell(self, name: str, progress: Progress) -> None:
-        with self.lock:
-            self.progress[name] = progress
-            self.report(dict(self.progress))
+def _done_before(spec: RunSpec, workspace: Workspace) -> Progress | None:
+    """A run's progress if its log is complete: then no process is started for it."""
+    log = workspace.attempts(spec.name)
+    if store.log_key(log) != (run_key(spec),) or not _finished(records := store.read_log(log), spec):
+        return None
+    return Progress(spec.n, spec.n, correct=sum(record["attempt"]["correct"] for record in records.values()))
 
 
-# --- one run from the command line ----------------------------------------------------
+def _child(spec: RunSpec, workspace: Workspace) -> Child:
+    path = workspace.attempts(spec.name).with_suffix(".spec.json")
+    where = {"profile": workspace.profile, "outputs": str(workspace.root.parent)}
+    store.write_json(path, {**where, "run": spec.to_json()})
+    return Child(spec.name, __name__, path, spec.engine.threads)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the spec in a file as `run_many` writes it; exit status 1 and one line if that cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m sprint_lib.evaluation.runs", description=run.__doc__)
-    parser.add_argument("spec", type=Path, help="JSON with profile, outputs (the folder above it) and run")
-    parser.add_argument("--child", action="store_true", help="progress as JSON; end when standard input closes")
-    given = parser.parse_args(arguments)
-    if given.child:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+def main(file: Path) -> int:
+    """What a child does: run the spec in a file; exit status 1 and one line if that cannot be."""
     try:
-        data = json.loads(given.spec.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))
         spec, workspace = RunSpec.from_json(data["run"]), Workspace(data["profile"], Path(data["outputs"]))
-        allowed = spec.n if given.child else 0  # the parent looks when its other runs are done, too
-        attempts = run(spec, workspace, _tell_parent if given.child else printer(), allowed_errors=allowed)
+        # The parent looks for attempts that failed in the engine when its other runs are done, too.
+        run(spec, workspace, lambda runs: tell(asdict(runs[spec.name])), allowed_errors=spec.n)
     except (RunError, EngineError, store.LogError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if not given.child:
-        print(f"{len(attempts)} attempts, {sum(a.correct for a in attempts)} right")
     return 0
 
 
-def _end_with_parent() -> None:
-    """End this process when the parent is gone, however it went: its end of the pipe closes with it."""
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(1)
-
-
-def _tell_parent(runs: Mapping[str, Progress]) -> None:
-    for progress in runs.values():
-        print(_PROGRESS + json.dumps(asdict(progress)), flush=True)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with_parent()
+    sys.exit(main(Path(sys.argv[1])))

@@ -8,7 +8,7 @@ and samples without spread give wide or no intervals, never false certainty.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
@@ -49,11 +49,15 @@ def aligned(*runs: Mapping[str, float]) -> tuple[Array, ...]:
     Raises:
         ValueError: if the runs are not of the same problems.
     """
-    ids = list(runs[0])
+    check_same_problems(*runs)
+    return tuple(np.array([run[id_] for id_ in runs[0]], dtype=np.float64) for run in runs)
+
+
+def check_same_problems(*runs: Collection[str]) -> None:
+    """Raise ValueError unless the runs have the same problem ids: what is compared in pairs is whole."""
     for run in runs[1:]:
-        if odd := set(ids) ^ set(run):
+        if odd := set(runs[0]) ^ set(run):
             raise ValueError(f"runs of different problems: {len(odd)} are not in both, such as {min(odd)!r}")
-    return tuple(np.array([run[id_] for id_ in ids], dtype=np.float64) for run in runs)
 
 
 # --- shares ---------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Protocol, Self
 from sprint_lib.calls import Attempt, Call
 from sprint_lib.engines import Engine
 from sprint_lib.loop import busy_seconds, stable_seed
-from sprint_lib.spelling import unknown
 from sprint_lib.tasks import NO_ANSWER, Problem, Task
+from sprint_lib.wording import unknown
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Supervised fine-tuning with TRL's SFTTrainer: one function for RFT and SPRINT (paper, section 3.2 and A.3).
 
 Only completions are trained, all weights are, the budget is a number of tokens, and a killed run goes on from its
-last checkpoint to the same result. `python -m sprint_lib.training.sft CONFIG.json` runs one as a process of its
-own, so that two models can be trained side by side.
+last checkpoint to the same result.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 import math
 import random
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from sprint_lib import store
 from sprint_lib.curation.samples import Sample, read_samples
-from sprint_lib.spelling import unknown
 from sprint_lib.training.trees import Tree, collate, lay_out
+from sprint_lib.wording import unknown
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -50,7 +48,7 @@ class SftConfig:
     warmup_share: float = 0.05  # of the steps; then linear decay to zero
     weight_decay: float = 0.05
     clip: float = 1.0
-    emphasis: Mapping[str, float] = field(default_factory=dict)  # first word of a line -> loss weight of that line
+    emphasis: Mapping[str, float] = field(default_factory=dict)  # start of a line -> loss weight of that line
     save_steps: int = 200
     log_steps: int = 20
     bf16: bool = True
@@ -135,7 +133,7 @@ def encode(
     coded = tokenizer(sample.completion, add_special_tokens=False, return_offsets_mapping=True)
     per_character: list[float] = []
     for line in sample.completion.splitlines(keepends=True):
-        per_character += [emphasis.get(line.split(" ", 1)[0].strip(), 1.0)] * len(line)
+        per_character += [next((w for start, w in emphasis.items() if line.startswith(start)), 1.0)] * len(line)
     weights = [per_character[start] for start, _ in coded["offset_mapping"]]
     end = tokenizer(sample.stop, add_special_tokens=False)["input_ids"]
     end += [tokenizer.eos_token_id] if sample.ends else []
@@ -392,8 +390,8 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=_step, default=None)
 
 
-def train_job(job: Job) -> None:
-    """Train as a job says, with the loss curve and, last, a summary as JSON lines on standard output.
+def train_job(job: Job, report: Callable[[Progress], None]) -> dict[str, Any]:
+    """`train_sft` as a job says.
 
     Raises:
         SftError: naming the key, if there are no such samples or no such base model.
@@ -404,29 +402,4 @@ def train_job(job: Job) -> None:
         samples = read_samples(job.samples)
     except (OSError, ValueError, TypeError) as error:
         raise SftError(f"'samples': {job.samples}: not a file of samples: {error}") from error
-    summary = train_sft(samples, job.base, job.out, job.config, lambda p: print(json.dumps(asdict(p)), flush=True))
-    print(json.dumps({k: summary[k] for k in ("steps", "tokens", "computed_tokens", "seconds")}))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SftError(f"not a JSON file: {error}") from error
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Train as a JSON file says; see `Job.from_json`. Exit status 1 and one line if that cannot be."""
-    if len(arguments) != 1:
-        print("usage: python -m sprint_lib.training.sft CONFIG.json", file=sys.stderr)
-        return 2
-    try:
-        train_job(Job.from_json(_read_json(Path(arguments[0]))))
-    except SftError as error:
-        print(f"error: {arguments[0]}: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return train_sft(samples, job.base, job.out, job.config, report)

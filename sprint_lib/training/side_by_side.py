@@ -1,29 +1,22 @@
 """Several fine-tunings at once, a process each: on two cores, two models in the time of one.
 
-Each job is what `sprint_lib.training.sft` takes from a file. A job that is finished is not started again, one
-that was killed goes on from its last checkpoint. The processes end with the one that started them.
+A job that is finished is not trained again, one that was killed goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sprint_lib import store
+from sprint_lib.children import Child, ChildError, end_with_parent, run_side_by_side, tell
+from sprint_lib.training import sft
 from sprint_lib.training.sft import Job
-from sprint_lib.training.sft import main as train_one
-
-_LAST_LINES = 20
 
 Report = Callable[[Mapping[str, Mapping[str, Any]]], None]  # the last progress of every job, by name
 
@@ -51,88 +44,36 @@ def train_side_by_side(jobs: Mapping[str, Job], report: Report | None = None) ->
     Raises:
         TrainingError: if one fails, with the last lines it wrote; the others are stopped.
     """
-    children = _Children(report or (lambda _: None))
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        try:
-            for done in as_completed([pool.submit(children.run, name, job) for name, job in jobs.items()]):
-                done.result()
-        finally:
-            children.stop()
+    progress: dict[str, Mapping[str, Any]] = {}
+
+    def told(name: str, numbers: Mapping[str, Any]) -> None:
+        progress[name] = numbers
+        if report:
+            report(dict(progress))
+
+    try:
+        run_side_by_side([_child(name, job) for name, job in jobs.items()], told, workers=len(jobs))
+    except ChildError as error:
+        raise TrainingError(f"training {error}") from None
     return {name: json.loads((job.out / "training.json").read_text()) for name, job in jobs.items()}
 
 
-class _Children:
-    """The processes, their last progress, and the way to stop them all."""
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-        self.progress: dict[str, Mapping[str, Any]] = {}
-        self.lock = threading.Lock()
-        self.alive: set[subprocess.Popen[str]] = set()
-        self.stopped = False
-
-    def stop(self) -> None:
-        with self.lock:
-            self.stopped = True
-            for process in self.alive:
-                process.kill()
-
-    def run(self, name: str, job: Job) -> None:
-        paths = {key: str(Path(getattr(job, key)).resolve()) for key in ("samples", "base", "out")}
-        path = store.write_json(job.out.parent / f"{job.out.name}.job.json", {**paths, "config": asdict(job.config)})
-        process = self._start(path, job.config.threads)
-        if process is None:
-            return
-        with process:
-            last = self._listen(name, process)
-        with self.lock:
-            self.alive.remove(process)
-        if process.returncode and not self.stopped:
-            raise TrainingError(f"training {name!r} ended with exit status {process.returncode}:\n" + "\n".join(last))
-
-    def _start(self, path: Path, threads: int) -> subprocess.Popen[str] | None:
-        places = [str(Path(store.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", __name__, str(path)]
-        pipe = subprocess.PIPE
-        with self.lock:
-            if self.stopped:
-                return None
-            process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=environment, text=True, errors="replace"
-            )
-            self.alive.add(process)
-        return process
-
-    def _listen(self, name: str, process: subprocess.Popen[str]) -> deque[str]:
-        last: deque[str] = deque(maxlen=_LAST_LINES)
-        assert process.stdout
-        for line in process.stdout:
-            point = _progress(line)
-            if point is None:
-                last.append(line.rstrip())
-                continue
-            with self.lock:
-                self.progress[name] = point
-                self.report(dict(self.progress))
-        return last
+def _child(name: str, job: Job) -> Child:
+    paths = {key: str(Path(getattr(job, key)).resolve()) for key in ("samples", "base", "out")}
+    path = store.write_json(job.out.parent / f"{job.out.name}.job.json", {**paths, "config": asdict(job.config)})
+    return Child(name, __name__, path, job.config.threads)
 
 
-def _progress(line: str) -> dict[str, Any] | None:
+def main(file: Path) -> int:
+    """What a child does: train the job in a file; exit status 1 and one line if that cannot be."""
     try:
-        point = json.loads(line)
-    except ValueError:
-        return None
-    return point if isinstance(point, dict) and {"step", "steps", "loss"} <= set(point) else None
-
-
-def _end_with_parent() -> None:
-    """End this process when the parent is gone, however it went: its end of the pipe closes with it."""
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(1)
+        sft.train_job(Job.from_json(json.loads(file.read_text(encoding="utf-8"))), lambda p: tell(asdict(p)))
+    except sft.SftError as error:
+        print(f"error: {file}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(train_one(sys.argv[1:]))
+    end_with_parent()
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,9 +1,21 @@
-"""What to say of a word that is not known: the nearest one that is, or all there are."""
+"""Numbers as people read them, and what to say of a word that is not known."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
+
+
+def readable(value: Any) -> str:
+    """Three significant digits or more, thousands set apart; yes or no; nothing for None and NaN."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
