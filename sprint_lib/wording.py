@@ -8,13 +8,13 @@ from typing import Any
 
 
 def readable(value: Any) -> str:
-    """Three significant digits or more, thousands set apart; yes or no; nothing for None and NaN."""
+    """One digit after the point from 10 on, none from 1,000 on, three in all below 10; yes or no; "" for None, NaN."""
     if value is None or value != value:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

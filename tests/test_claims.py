@@ -34,7 +34,7 @@ def interval(low: float, high: float) -> Estimate:
         (EFFECT, None, "not run", "needs RFT and SPRINT"),
         (EFFECT, Estimate(50, math.nan, math.nan, 1), "underpowered", "no interval from n = 1"),
         # a number without an effect
-        (NUMBER, interval(48, 53), "reproduced", "reaches into the paper's 50 ± 5"),
+        (NUMBER, interval(48, 53), "reproduced", "reaches into the paper's 50.0 ± 5"),
         (NUMBER, interval(54, 58), "reproduced", "reaches into"),
         (NUMBER, interval(41, 61), "reproduced", "reaches into"),
         (NUMBER, interval(39, 61), "underpowered", "twice as wide"),
@@ -42,7 +42,7 @@ def interval(low: float, high: float) -> Estimate:
         (NUMBER, interval(40, 44.9), "different", "below the paper's 50"),
         # an effect
         (EFFECT, interval(45, 60), "reproduced", "the interval holds the paper's 50"),
-        (EFFECT, interval(51, 52), "reproduced", "within the paper's 50 ± 5"),
+        (EFFECT, interval(51, 52), "reproduced", "within the paper's 50.0 ± 5"),
         (EFFECT, interval(1, 90), "reproduced", "an effect"),
         (
             EFFECT,
@@ -134,7 +134,7 @@ def test_savings_at_a_loss_of_accuracy_say_so() -> None:
         rows = claims_table({"figure6.countdown.all": saved, "table2.countdown.accuracy_difference": accuracy})
         (row,) = (row for row in rows if row["id"] == "figure6.countdown.all")
         assert row["verdict"] == "reproduced"
-        assert ("its accuracy is 86 points lower" in row["why"]) is expected
+        assert ("its accuracy is 86.0 points lower" in row["why"]) is expected
 
 
 def test_file_is_the_same_byte_for_byte(tmp_path: Path) -> None:
