@@ -151,6 +151,15 @@ def test_the_solver_finds_a_solution_if_there_is_one() -> None:
     assert solved > 50
 
 
+def test_train_problems_are_easy_middling_and_hard_in_turn() -> None:
+    problems = Countdown().load(60, split="train", seed=3)
+    tried = [countdown.first_moves_tried(p.meta["numbers"], p.meta["target"]) for p in problems]
+    assert [1 if t <= 5 else 2 if t <= 11 else 3 for t in tried] == [1, 2, 3] * 20
+    assert problems[:7] == Countdown().load(7, split="train", seed=3)
+    few = Countdown().load(10, split="train", seed=3, max_number=3)  # no hard ones with numbers so small
+    assert len({p.id for p in few}) == 10
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_traces_of_the_solver_are_graded_right_exactly_if_there_is_a_solution(count: int) -> None:
     rng = random.Random(count)

@@ -37,7 +37,7 @@ from sprint_lib.training.sft import (
 from sprint_lib.training.trees import Tree, collate, lay_out
 
 TINY = BaseConfig(hidden=32, layers=2, heads=2, kv_heads=1, ffn=64)
-FAST = SftConfig(tokens=8_000, batch_tokens=512, save_steps=4, log_steps=2, bf16=False, lr=1e-2)
+FAST = SftConfig(tokens=8_000, batch_tokens=512, save_steps=4, log_steps=2, bf16=False, lr=1e-2, threads=1)
 Paths = list[tuple[list[int], list[float]]]
 
 
@@ -236,7 +236,7 @@ def test_what_is_trained_is_the_text_of_the_call_to_its_closing_tag() -> None:
 def small_job(base: Path, tmp_path: Path) -> tuple[list[Sample], Path, Path, SftConfig]:
     """A training of very few steps."""
     samples = [s for t in traces(4) for s in rft_samples(t.question, t.text, t.id)]
-    return samples, base, tmp_path / "out", replace(FAST, tokens=1500)
+    return samples, base, tmp_path / "out", replace(FAST, tokens=1500, log_steps=1)
 
 
 @pytest.mark.parametrize("damage", ["missing", "other", "unfinished", "record"])
@@ -354,3 +354,10 @@ def test_a_killed_run_resumes_to_the_same_weights(base: Path, tmp_path: Path) ->
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())  # with one thread: to the bit
     untrained = weights_of(base)
     assert any((untrained[name].float() - tensor.float()).abs().max() > 0.01 for name, tensor in expected.items())
+
+
+def test_printer_says_little(capsys: pytest.CaptureFixture[str]) -> None:
+    point = sft.Progress(1, 9, 0.5, 0.1, 2.0)
+    sft.printer("rft", every=60)(point)
+    sft.printer("sprint", every=0)(point)
+    assert capsys.readouterr().out == "sprint 1/9, loss 0.500\n"

@@ -29,9 +29,11 @@ import hashlib
 import operator
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 
 from sprint_lib.tasks import NO_ANSWER, Grade, Problem
 
@@ -39,6 +41,7 @@ MAX_VALUE = 100  # largest intermediate result in a search trace; one token each
 MAX_NUMBER = 12  # numbers of a question are 1 to this; APR has 99, more than a model of this size learns
 TARGETS = (10, 100)  # inclusive range of targets (APR, section 4)
 TEST_SHARE = 10  # one problem in so many is held out
+DIFFICULTIES = (5, 11, 10**9)  # most first moves tried in an easy, a middling and a hard problem of the train split
 _MAX_EXPRESSION = 200  # characters; longer answers are malformed
 _FRUITLESS = 2_000  # draws without a new problem after which a split is taken to be exhausted
 
@@ -215,6 +218,33 @@ def numbers_of(id_: str) -> tuple[State, int]:
     return tuple(map(int, numbers.split("-"))), int(target)
 
 
+def _solvable(rng: random.Random, split: str, max_number: int) -> Iterator[Problem]:
+    """Distinct solvable problems as they are drawn, until no new one seems to be left."""
+    seen: set[str] = set()
+    fruitless = 0
+    while fruitless < _FRUITLESS:
+        fruitless += 1
+        drawn = problem(*draw(rng, split, max_number=max_number))
+        if drawn.answer and drawn.id not in seen:
+            seen.add(drawn.id)
+            fruitless = 0
+            yield drawn
+
+
+def _evenly(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The problems of every difficulty in turn, as far as there are any; what is left of the others comes last."""
+    waiting: list[deque[Problem]] = [deque() for _ in DIFFICULTIES]
+    turn = 0
+    for drawn in problems:
+        tried = first_moves_tried(drawn.meta["numbers"], drawn.meta["target"])
+        waiting[sum(tried > most for most in DIFFICULTIES[:-1])].append(drawn)
+        while waiting[turn]:
+            yield waiting[turn].popleft()
+            turn = (turn + 1) % len(DIFFICULTIES)
+    for queue in waiting:
+        yield from queue
+
+
 class Countdown:
     """Countdown as a task: four numbers, all different problems, all solvable."""
 
@@ -223,24 +253,20 @@ class Countdown:
     def load(self, n: int, *, split: str, seed: int, max_number: int = MAX_NUMBER) -> list[Problem]:
         """Return `n` distinct solvable problems of a split, the same for the same seed.
 
+        Those of the test split as they are drawn. Those of the train split easy, middling and hard in turn
+        (`DIFFICULTIES`): the long searches, which need several stages, would be rare otherwise.
+
         Raises:
             ValueError: if there is no such split, or it seems to have fewer than `n` problems.
         """
         if split not in ("train", "test"):
             raise ValueError(f"countdown: no split {split!r}; there are: train, test")
-        rng = random.Random(f"countdown {split} {seed}")
-        found: dict[str, Problem] = {}
-        fruitless = 0
-        while len(found) < n:
-            if fruitless == _FRUITLESS:
-                have = f"only {len(found)} {split} problems found with numbers up to {max_number}"
-                raise ValueError(f"countdown: {have}, {n} asked for: raise max_number or ask for fewer")
-            fruitless += 1
-            drawn = problem(*draw(rng, split, max_number=max_number))
-            if drawn.answer and drawn.id not in found:
-                found[drawn.id] = drawn
-                fruitless = 0
-        return list(found.values())
+        drawn = _solvable(random.Random(f"countdown {split} {seed}"), split, max_number)
+        found = list(islice(drawn if split == "test" else _evenly(drawn), n))
+        if len(found) < n:
+            have = f"only {len(found)} {split} problems found with numbers up to {max_number}"
+            raise ValueError(f"countdown: {have}, {n} asked for: raise max_number or ask for fewer")
+        return found
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Grade a final text against the problem's numbers and target. Never raises."""

@@ -53,7 +53,7 @@ class SftConfig:
     log_steps: int = 20
     bf16: bool = True
     seed: int = 0
-    threads: int = 1
+    threads: int = 2
 
     @staticmethod
     def from_json(data: Any) -> SftConfig:
@@ -116,6 +116,19 @@ class Progress:
     loss: float
     lr: float
     seconds: float
+
+
+def printer(name: str, every: float = 15.0) -> Callable[[Progress], None]:
+    """A report that prints one plain line at most every so many seconds."""
+    next_time = time.monotonic() + every
+
+    def report(progress: Progress) -> None:
+        nonlocal next_time
+        if time.monotonic() >= next_time:
+            print(f"{name} {progress.step}/{progress.steps}, loss {progress.loss:.3f}", flush=True)
+            next_time = time.monotonic() + every
+
+    return report
 
 
 # --- samples to sequences -------------------------------------------------------------
