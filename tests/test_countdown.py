@@ -209,6 +209,11 @@ def test_a_given_number_of_first_moves_is_tried_hits_or_not() -> None:
     assert search_trace((2, 3, 4, 6), 24, (8,)).endswith(hits[-1].replace("Solved", "Answer") + "\n")
 
 
+def test_a_search_is_not_limited_in_what_it_does_not_have() -> None:
+    with pytest.raises(ValueError, match="3 numbers: no search to be limited by"):
+        search_trace((2, 3, 17), 85, (2, 1))
+
+
 def test_second_moves_can_be_limited_too() -> None:
     assert countdown.question((2, 3, 4, 17), 85, (2, 1)) == "Numbers: 2 3 4 17\nTarget: 85\nTry 2 1\n"
     assert search_trace((2, 3, 4, 17), 85, (2, 1)) == (

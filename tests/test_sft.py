@@ -361,3 +361,10 @@ def test_printer_says_little(capsys: pytest.CaptureFixture[str]) -> None:
     sft.printer("rft", every=60)(point)
     sft.printer("sprint", every=0)(point)
     assert capsys.readouterr().out == "sprint 1/9, loss 0.500\n"
+
+
+def test_the_longest_start_of_a_line_decides_its_weight() -> None:
+    text = "Try 2 + 3\n = 5\nSolved 2 + 3 = 5\n"
+    sample = Sample("", text, "executor", "t", stop="</execution_1.2>")
+    _, weights = sft.encode(sample, build_tokenizer(), {"<": 4.0, "So": 2.0, "Solved": 3.0})
+    assert weights == [*[1.0] * 8, *[3.0] * 7, *[4.0] * 2]

@@ -21,7 +21,7 @@ yes/no nothing. `none` is the value that means no effect; differences and reduct
 Where the paper gives a direction but no number for Countdown, *reproduced* is an interval wholly on that side of no
 effect, *different* one wholly on the other, *underpowered* one that holds it.
 
-A verdict looks at its own number only; what is saved at a loss of accuracy says so beside it.
+A verdict looks at its own number only; savings of Figure 6 at a loss of accuracy say so beside it.
 
 A yes or no of Table 1 that recorded calls can contradict is held against a share: yes is 1, no is 0, the margin and *no
 effect* are a half, so that *reproduced* is an interval wholly on the paper's side of a half.
@@ -204,7 +204,7 @@ def _note_lost_accuracy(rows: Sequence[dict[str, Any]]) -> None:
     """Say beside what SPRINT saves on Countdown that it solves fewer problems, if it does: the paper's does not."""
     known = {row["id"]: row for row in rows if row["value"] is not None}
     accuracy = known.get("table2.countdown.accuracy_difference")
-    if accuracy and accuracy["verdict"] == "different" and accuracy["high"] < 0:
+    if accuracy and accuracy["high"] < 0:
         for id_, row in known.items():
             if id_.startswith("figure6.countdown."):
                 row["why"] += f"; but its accuracy is {readable(-accuracy['value'])} points lower, the paper's is not"

@@ -407,7 +407,7 @@ def main(file: Path) -> int:
         spec, workspace = RunSpec.from_json(data["run"]), Workspace(data["profile"], Path(data["outputs"]))
         # The parent looks for attempts that failed in the engine when its other runs are done, too.
         run(spec, workspace, lambda runs: tell(asdict(runs[spec.name])), allowed_errors=spec.n)
-    except (RunError, EngineError, store.LogError, OSError) as error:
+    except (RunError, EngineError, store.LogError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

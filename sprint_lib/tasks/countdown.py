@@ -167,9 +167,14 @@ def _subsearch(
 def search_trace(numbers: Sequence[int], target: int, tries: Tries = ()) -> str:
     """The solver's whole search as text, two to four numbers; see the module's example.
 
-    With `tries` (of three or four numbers) it goes on after a hit, until so many first moves are tried, and answers
-    with its last hit.
+    With `tries` (how many first moves; of four numbers also how many second moves of each, at most) it goes on to
+    the next first move after a hit, until all are tried, and answers with its last hit.
+
+    Raises:
+        ValueError: if `tries` names moves that so few numbers do not have.
     """
+    if len(tries) > max(0, len(numbers) - 2):
+        raise ValueError(f"{len(numbers)} numbers: no search to be limited by {tries}")
     state = tuple(sorted(numbers))
     first, second = (*tries, None, None)[:2]
     out: list[str] = []

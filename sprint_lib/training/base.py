@@ -171,7 +171,7 @@ def _collate(
     """Right-padded ids [rows, length] and loss weights, zero on question and padding."""
     import torch
 
-    solved, answer, tries, newline = tokenizer.convert_tokens_to_ids(["Solved", "Answer", "Try", "\n"])
+    solved, answer, try_, newline = tokenizer.convert_tokens_to_ids(["Solved", "Answer", "Try", "\n"])
     width = _padded(max(len(ids) for ids, _ in batch))
     ids_out = torch.zeros(len(batch), width, dtype=torch.long)
     weights = torch.zeros(len(batch), width)
@@ -179,7 +179,7 @@ def _collate(
         ids_out[row, : len(ids)] = torch.tensor(ids)
         weights[row, start : len(ids)] = 1.0
         for place in (place for place, id_ in enumerate(ids) if id_ in (solved, answer)):
-            far = ids[place] == answer and tries in ids[:start]
+            far = ids[place] == answer and try_ in ids[:start]
             weights[row, place : ids.index(newline, place) + 1] = config.answer_weight if far else config.chain_weight
             if ids[place] == solved:
                 weights[row, place - 1] = config.hit_weight

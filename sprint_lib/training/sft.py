@@ -146,14 +146,20 @@ def encode(
     coded = tokenizer(sample.completion, add_special_tokens=False, return_offsets_mapping=True)
     per_character: list[float] = []
     for line in sample.completion.splitlines(keepends=True):
-        per_character += [next((w for start, w in emphasis.items() if line.startswith(start)), 1.0)] * len(line)
+        per_character += [_weight(line, emphasis)] * len(line)
     weights = [per_character[start] for start, _ in coded["offset_mapping"]]
     end = tokenizer(sample.stop, add_special_tokens=False)["input_ids"]
     end += [tokenizer.eos_token_id] if sample.ends else []
     ids = [*context, *coded["input_ids"], *end]
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         raise ValueError(f"trace {sample.trace!r}: the base model's tokenizer has no token for a part of its text")
-    return ids, [*[0.0] * len(context), *weights, *[1.0] * len(end)]
+    return ids, [*[0.0] * len(context), *weights, *[_weight(sample.stop, emphasis)] * len(end)]
+
+
+def _weight(line: str, emphasis: Mapping[str, float]) -> float:
+    """The weight of the longest start in `emphasis` that a line has, else 1."""
+    start = max((start for start in emphasis if line.startswith(start)), key=len, default=None)
+    return 1.0 if start is None else emphasis[start]
 
 
 def to_trees(
@@ -404,7 +410,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 
 def train_job(job: Job, report: Callable[[Progress], None]) -> dict[str, Any]:
-    """`train_sft` as a job says.
+    """`train_sft` as a job says; returns its summary.
 
     Raises:
         SftError: naming the key, if there are no such samples or no such base model.
