@@ -512,7 +512,8 @@ def distributions(frame: pd.DataFrame, *, label: str, title: str, caption: str =
     axis.set_ylabel("problems (%)")
     axis.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="lower right")
     figure.suptitle(title, x=0.01, ha="left")
-    _caption(figure, caption or f"n = {frame.groupby('method').size().max():,} problems a method; dots: medians.")
+    sizes = ", ".join(f"{name(str(method))} {n:,}" for method, n in frame.groupby("method", sort=False).size().items())
+    _caption(figure, caption or f"Problems: {sizes}; dots: medians.")
     return figure
 
 
