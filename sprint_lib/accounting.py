@@ -209,9 +209,9 @@ def tokens_of(trajectory: Trajectory, count: Count, *, tags: bool = False) -> di
     """Token counts of a trajectory's text: sequential, formula, serial, total, calls, stages.
 
     `sequential` is the longest path in the loop's graph, where a planner waits for the
-    whole plan before it. `formula` is the paper's sum taken literally: what a plan says
-    after its last prompt does not count. They differ only where that outlasts the
-    stage's executors; a plan without prompts counts whole in both.
+    whole plan before it. `formula` is the paper's sum: what a plan says after its last
+    prompt does not count. They differ only where that outlasts the stage's executors; a
+    plan without prompts and the final answer, for which the sum has no term, count in both.
     """
     found = costs(calls_of(trajectory, count, tags=tags))
     return {

@@ -190,12 +190,12 @@ def _models() -> Iterator[Finding]:
 
 
 def _released() -> Iterator[Finding]:
-    """The logs that the authors of SPRINT released: there or not, they are not read here."""
+    """The logs that the authors of SPRINT released, all of them with their hashes or not."""
     try:
         yield Finding("released logs", "ok", str(released.find().root))
     except released.ReleasedError:
         remedy = f"`sprint released fetch`, or set {released.VARIABLE}; what needs them says *not run* until then"
-        yield Finding("released logs", "optional", f"not in {released.locate()}", remedy)
+        yield Finding("released logs", "optional", f"not, or not whole, in {released.locate()}", remedy)
 
 
 def _programs() -> Iterator[Finding]:

@@ -431,8 +431,36 @@ def forest(frame: pd.DataFrame, *, label: str, title: str, caption: str = "") ->
     axes.flat[-1].set_xlabel(label)
     figure.suptitle(title, x=0.01, ha="left")
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=said) for said, c, m in looks.values()]
-    handles.append(Line2D([], [], color=INK, linestyle="--", label="the paper"))
+    if frame["paper"].notna().any():
+        handles.append(Line2D([], [], color=INK, linestyle="--", label="the paper"))
     _caption(figure, caption, handles)
+    return figure
+
+
+def contrasts(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Quantities side by side, a column each on an axis of its own; a row is a way of counting.
+
+    `frame`: quantity (with its unit), row, value with `_low` and `_high`, paper (a dashed line), none (the value that
+    means no effect, a solid line), NaN where there is none.
+    """
+    columns, rows = (list(dict.fromkeys(map(str, frame[key]))) for key in ("quantity", "row"))
+    figure, axes = _figure(1.9 + 0.36 * len(rows), 1, len(columns), sharey=True)
+    for axis, quantity in zip(axes.flat, columns, strict=True):
+        here = frame[frame["quantity"] == quantity]
+        axis.errorbar(
+            here["value"], here["row"].map(rows.index), xerr=_whisker(here, "value"), fmt="o", color=colour("sprint"),
+            markersize=5, capsize=2, linewidth=1.2,
+        )  # fmt: skip
+        for column, line in (("none", "-"), ("paper", "--")):
+            for at in here[column].dropna().unique():
+                axis.axvline(at, color=INK, linestyle=line, linewidth=1.2, zorder=1)
+        axis.set_xlabel("\n".join(textwrap.wrap(quantity, 20 if len(columns) > 2 else 40)))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+    axes.flat[0].set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row, 36)) for row in rows], fontsize=7.5)
+    axes.flat[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.suptitle(title, x=0.01, ha="left")
+    lines = (("no effect", "-"), ("the paper", "--"))
+    _caption(figure, caption, [Line2D([], [], color=INK, linestyle=line, label=said) for said, line in lines])
     return figure
 
 

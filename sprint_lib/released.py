@@ -1,21 +1,25 @@
 """The outputs that the authors of SPRINT released (arXiv 2506.05745), read from a copy on this machine: SPRINT and RFT
-runs on MATH-500, and curation examples. `fetch` makes the copy and `Released.check` compares one with known hashes;
-none of it comes with this project.
+runs on MATH-500, and curation examples. `fetch` makes the copy, and `find` takes one only if its hashes are the known
+ones; none of it comes with this project.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,12 +64,12 @@ class Part:
     def files(self, root: Path) -> list[Path]:
         return sorted(path for pattern in self.patterns for path in root.glob(pattern))
 
-    def digest(self, root: Path) -> str:
+    def digest(self, root: Path, hash_file: Callable[[Path], str] = store.hash_path) -> str:
         """SHA-256 of the file itself, or of the names and hashes of several."""
         files = {path.relative_to(root).as_posix(): path for path in self.files(root)}
         if tuple(files) == self.patterns:
-            return store.hash_path(root / self.patterns[0])
-        return store.hash_json({name: store.hash_path(path) for name, path in files.items()})
+            return hash_file(root / self.patterns[0])
+        return store.hash_json({name: hash_file(path) for name, path in files.items()})
 
 
 _PINNED, _OLDER = "e33d18a", "005f0d3d546c42bd8fa1d0a4a506a97c966978c8"
@@ -111,7 +115,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Curated:
-    """One curation example, texts as released; `trajectory` is None where the authors' filter dropped it.
+    """One curation example, texts as released; `trajectory` is None where there is none: the filter dropped it.
 
     `separation` is the annotator's output by line ranges, `inline` the same with text, `parents` the steps that each
     step needs, by their numbers from 1.
@@ -194,16 +198,18 @@ class Released:
             found.append(Curated(number, self._text(separation), self._text(inline), self._parents(parents), text))
         return found
 
-    def check(self, parts: Sequence[Part] | None = None) -> list[PartState]:
+    def check(
+        self, parts: Sequence[Part] | None = None, hash_file: Callable[[Path], str] = store.hash_path
+    ) -> list[PartState]:
         """Compare the files with those that were released, part by part (by default `PARTS`)."""
-        return [self._state(part) for part in parts or PARTS]
+        return [self._state(part, hash_file) for part in parts or PARTS]
 
-    def _state(self, part: Part) -> PartState:
+    def _state(self, part: Part, hash_file: Callable[[Path], str]) -> PartState:
         files = part.files(self.root)
         if not files:
             return PartState(part.name, "missing", 0, f"{self.root / part.patterns[0]}: not there")
         try:
-            same = part.digest(self.root) == part.sha256
+            same = part.digest(self.root, hash_file) == part.sha256
         except OSError as error:
             return PartState(part.name, "differs", len(files), f"{error.filename}: {error.strerror}")
         if same:
@@ -276,19 +282,37 @@ def locate(folder: Path | str | None = None) -> Path:
 
 
 def find(folder: Path | str | None = None) -> Released:
-    """The copy at `locate(folder)`. Only looks whether there are files of every part; `Released.check` reads them.
+    """The copy at `locate(folder)`, every part of it with the hash of what was released.
+
+    Each file is hashed once a process, and again when it changes: the next look takes milliseconds.
 
     Raises:
-        ReleasedError: if a part is not there; the message says how to get it.
+        ReleasedError: if a part is not there or is not what was released; the message says how to get it.
     """
-    root = locate(folder)
-    lacking = [part.name for part in PARTS if not all(any(root.glob(pattern)) for pattern in part.patterns)]
-    if lacking:
+    released = Released(locate(folder))
+    states = released.check(hash_file=_known_hash)
+    if lacking := [state.part for state in states if state.state == "missing"]:
         raise ReleasedError(
-            f"{root}: the released files are not there (no {', '.join(lacking)}); `sprint released fetch` gets them "
-            f"with git over the network, or set {VARIABLE} to a folder that has them"
+            f"{released.root}: the released files are not there (no {', '.join(lacking)}); `sprint released fetch` "
+            f"gets them with git over the network, or set {VARIABLE} to a folder that has them"
         )
-    return Released(root)
+    if damaged := [f"{state.part}: {state.detail}" for state in states if state.state != "ok"]:
+        raise ReleasedError(
+            f"{'; '.join(damaged)}; `sprint released fetch --to {released.root}` gets what was released, or set "
+            f"{VARIABLE} to a sound copy"
+        )
+    return released
+
+
+def _known_hash(path: Path) -> str:
+    found = path.stat()
+    return _hash(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=8_192)
+def _hash(path: Path, stamp: tuple[int, ...]) -> str:
+    """The hash of a file whose `stamp` changes when it does."""
+    return store.hash_path(path)
 
 
 def find_or_stop(folder: Path | str = "") -> Released | None:
@@ -317,6 +341,7 @@ def find_or_stop(folder: Path | str = "") -> Released | None:
 # --- getting one ----------------------------------------------------------------------
 
 _SOURCE = Source()
+_TEMPORARY = ".fetch-"  # begins the name of what a fetch needs while it lasts
 
 
 def fetch(
@@ -324,26 +349,48 @@ def fetch(
 ) -> Released:
     """Get the parts that `locate(folder)` lacks or that differ there, each moved in once its hash is right.
 
-    Other files in the folder stay. A part that cannot be had does not keep the others from being fetched.
+    Other files in the folder stay. A part that cannot be had does not keep the others from being fetched. What a
+    killed fetch left there goes.
 
     Raises:
-        ReleasedError: if something could not be had or is not what was released, one line for each.
+        ReleasedError: if something could not be had or is not what was released, one line for each; or if another
+            fetch is at work there.
     """
     released, source = Released(locate(folder)), source or _SOURCE
     states = {state.part: state.state for state in released.check(source.parts)}
     wanted = [part for part in source.parts if states[part.name] != "ok"]
-    if not wanted:
+    if not wanted and not any(released.root.glob(f"{_TEMPORARY}*")):
         return released  # the folder may be one that only others can write
+    failures: list[str] = []
     try:
-        released.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=released.root) as temporary:
-            failures = _fetch_into(released.root, wanted, source, Path(temporary), report)
+        if wanted:
+            released.root.mkdir(parents=True, exist_ok=True)
+        with _alone(released.root):
+            for left in released.root.glob(f"{_TEMPORARY}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            if wanted:
+                with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=released.root) as temporary:
+                    failures = _fetch_into(released.root, wanted, source, Path(temporary), report)
     except OSError as error:
         where = error.filename or released.root
         raise ReleasedError(f"{where}: {error.strerror}; name another folder with --to") from error
     if failures:
         raise ReleasedError("\n".join(failures))
     return released
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the folder for one fetch; the lock is on the folder itself and dies with the process."""
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ReleasedError(f"{root}: another `sprint released fetch` is at work there; wait for it") from error
+        yield
+    finally:
+        os.close(folder)
 
 
 def _fetch_into(

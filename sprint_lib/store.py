@@ -28,7 +28,10 @@ _MODEL_FILES = (
     *("*.safetensors", "pytorch_model*.bin", "*config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.jinja"),
 )
-_PACKAGES = ("torch", "transformers", "trl", "datasets", "numpy", "papermill", "networkx", "matplotlib", "pandas")
+_PACKAGES = (
+    *("torch", "transformers", "trl", "datasets", "numpy", "papermill", "networkx", "matplotlib", "pandas"),
+    *("tokenizers", "tiktoken", "math-verify", "sympy", "antlr4-python3-runtime"),
+)
 
 Record = dict[str, Any]
 

@@ -44,6 +44,18 @@ def bounded(column: str, estimate: Estimate) -> dict[str, float]:
     return {column: estimate.value, f"{column}_low": estimate.low, f"{column}_high": estimate.high}
 
 
+def estimate(row: Mapping[Any, Any], column: str) -> Estimate:
+    """`bounded` read back from a row that also has `n`."""
+    return Estimate(row[column], row[f"{column}_low"], row[f"{column}_high"], int(row["n"]))
+
+
+def said(estimate: Estimate, unit: str = "") -> str:
+    """An estimate as a sentence has it: value, unit, 95 % interval where there is one, and n."""
+    value, low, high = (readable(number) for number in (estimate.value, estimate.low, estimate.high))
+    interval = f" [{low}, {high}]" if low else ""
+    return f"{value}{unit and ' ' + unit}{interval}, n = {readable(estimate.n)}"
+
+
 def methods(runs: Runs, task: str) -> pd.DataFrame:
     """One row a run: n, accuracy in percent and mean tokens a problem, each with 95 % bounds, and every status.
 
@@ -161,8 +173,10 @@ def _same_problems(first: Sequence[Attempt], second: Sequence[Attempt]) -> tuple
 # --- figures ----------------------------------------------------------------------------
 
 
-def timeline(attempts: Mapping[str, Attempt], clock: str) -> pd.DataFrame:
+def timeline(attempts: Mapping[str, accounting.Calls], clock: str) -> pd.DataFrame:
     """Bars of `plots.timeline`: a panel an attempt, a row a call, times in tokens or seconds.
+
+    Bare calls are those of an attempt that ended with its answer.
 
     On the token clock a call begins when everything it waited for has been
     written, at one token a tick, whoever writes.
@@ -170,10 +184,12 @@ def timeline(attempts: Mapping[str, Attempt], clock: str) -> pd.DataFrame:
     rows = []
     for panel, attempt in attempts.items():
         critical = {segment.call for segment in accounting.critical_path(attempt)}
-        begins = _token_starts(attempt.calls)
-        retried, lanes = _retried(attempt.calls), _lanes(attempt.calls)
-        last = max((call for call in attempt.calls if call.role == "planner"), key=lambda c: c.stage, default=None)
-        for call in attempt.calls:
+        calls = attempt.calls if isinstance(attempt, Attempt) else attempt
+        ended = not isinstance(attempt, Attempt) or attempt.status == "ok"
+        begins = _token_starts(calls)
+        retried, lanes = _retried(calls), _lanes(calls)
+        last = max((call for call in calls if call.role == "planner"), key=lambda c: c.stage, default=None)
+        for call in calls:
             start, first, end = call.started, call.first_token, call.ended
             if clock == "tokens":
                 start = first = begins[call.id]
@@ -184,7 +200,7 @@ def timeline(attempts: Mapping[str, Attempt], clock: str) -> pd.DataFrame:
                     "call": call.id,
                     "role": call.role,
                     "lane": lanes[call.id],
-                    "name": _bar_name(call, answer=call is last and attempt.status == "ok"),
+                    "name": _bar_name(call, answer=call is last and ended),
                     "start": start,
                     "first": first,
                     "end": end,

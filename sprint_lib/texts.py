@@ -1,19 +1,20 @@
 """Trajectories and attempts from files, for `sprint parse` and `sprint tokens`: plain text, JSON lines and record
-logs are read alike. What was recorded with its calls is counted by them, any other text by its tags. A file of a
-folder that cannot be read, or holds no text, is an item with a defect and does not keep the others from being read.
+logs are read alike. What was recorded with its calls is counted by them, any other text by its tags. A file or line
+that cannot be read, or holds no text, is an item with a defect and does not keep the others from being read.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sprint_lib import accounting
 from sprint_lib.calls import Attempt
+from sprint_lib.tokens import encodable
 from sprint_lib.trajectory import Defect, parse
 
 SUFFIXES = (".txt", ".jsonl")
@@ -30,7 +31,7 @@ _COUNTS = ("sequential", "formula", "serial", "total", "calls", "stages")
 
 
 class TextError(ValueError):
-    """A file that holds no trajectories."""
+    """A file that cannot be read, or a folder without any."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ def read_items(path: Path) -> Iterator[Item]:
     """All texts of a file, or of the `.txt` and `.jsonl` files of a folder, in the order of their names.
 
     Raises:
-        TextError: if a file given by its own name cannot be read, or one of its lines, other than a last one cut
-            short, is damaged; or if a folder has no such file.
+        TextError: if a file given by its own name cannot be read, or if a folder has no such file.
     """
     if not path.is_dir():
         yield from _read(path, alone=True)
@@ -73,8 +73,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(file: Path, *, alone: bool) -> Iterator[Item]:
-    """The items of a file; what is wrong with it is raised if it stands alone, else said in an item."""
-    name = _encodable(str(file))
+    """The items of a file; that it cannot be read is raised if it stands alone, else said in an item."""
+    name = encodable(str(file))
     try:
         if not alone and not file.is_file():
             raise OSError(0, "no file that can be read")  # opening a pipe would wait for a writer
@@ -91,7 +91,7 @@ def _read(file: Path, *, alone: bool) -> Iterator[Item]:
     if not text.strip():
         yield _broken(name, "", "empty", "no text")
     elif file.suffix == ".jsonl":
-        yield from _json_lines(name, text, defects, alone)
+        yield from _json_lines(name, text, defects)
     else:
         yield Item(name, "", text, defects=defects)
 
@@ -114,16 +114,10 @@ def _decoded(data: bytes) -> tuple[str, tuple[Defect, ...]]:
     return text, (Defect("not_text", bad, f"{count} such characters"),)
 
 
-def _encodable(text: str) -> str:
-    """Text that can be printed and counted: JSON and file names may hold lone surrogates."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _json_lines(file: str, content: str, defects: tuple[Defect, ...], alone: bool) -> Iterator[Item]:
-    lines = content.split("\n")
+def _json_lines(file: str, content: str, defects: tuple[Defect, ...]) -> Iterator[Item]:
     damaged: list[tuple[int, str]] = []
     read = 0
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -133,8 +127,6 @@ def _json_lines(file: str, content: str, defects: tuple[Defect, ...], alone: boo
             yield _item(file, number, value, defects)
             read += 1
         except ValueError as error:
-            if alone and number < len(lines):
-                raise TextError(f"{file}:{number}: {error}") from None
             damaged.append((number, str(error)))
     if damaged:  # one item for all of them: a file that is no JSON at all may have a million lines
         number, note = damaged[0]
@@ -155,12 +147,12 @@ def _item(file: str, number: int, value: Any, defects: tuple[Defect, ...]) -> It
     """An attempt or a text, alone or in the record of a log; ValueError if it is neither."""
     id_, record = str(number), value
     if isinstance(record, dict) and "record" in record:
-        id_, record = _encodable(str(record.get("id", number))), record["record"]
+        id_, record = encodable(str(record.get("id", number))), record["record"]
     if isinstance(record, dict) and "attempt" in record:
         record = record["attempt"]
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise ValueError("a record without a 'text'")
-    text = _encodable(record["text"])
+    text = encodable(record["text"])
     if "calls" not in record:
         return Item(file, id_, text, defects=defects)
     try:
@@ -181,7 +173,7 @@ def outline(item: Item) -> dict[str, Any]:
     return {"file": item.file, "record": item.record, **found}
 
 
-def costs(item: Item, count: Callable[[str], int], *, tags: bool = False) -> dict[str, Any]:
+def costs(item: Item, count: accounting.Count, *, tags: bool = False) -> dict[str, Any]:
     """Tokens of a text, JSON-ready: from the recorded calls if there are any, else `accounting.tokens_of`.
 
     A text without a tag counts as one call. `defects` are those of the file; counts are None where nothing could
@@ -200,7 +192,7 @@ def costs(item: Item, count: Callable[[str], int], *, tags: bool = False) -> dic
     return {**place, **counts, "defects": [asdict(defect) for defect in defects]}
 
 
-def _counted(text: str, count: Callable[[str], int], tags: bool) -> dict[str, Any]:
+def _counted(text: str, count: accounting.Count, tags: bool) -> dict[str, Any]:
     trajectory = parse(text)
     if trajectory.stages or trajectory.final is not None:
         return dict(accounting.tokens_of(trajectory, count, tags=tags))

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sprint_lib.accounting import Count
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 REASONING_TAGS = ("<think>", "</think>")
+VOCABULARY = "SPRINT_QWEN_TIKTOKEN"  # names a file with Qwen2.5's vocabulary
 
+_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_QWEN = re.compile(r"Qwen/Qwen2\.5-(?:Math-|Coder-)?\d[\w.-]*")  # names of models that have this one tokenizer
 _QWEN_SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
 _QWEN_BYTES = 2_561_218
 # How Qwen2.5's tokenizer.json normalises (NFC), cuts a text into words, and what it never cuts.
@@ -35,8 +41,6 @@ _QWEN_SPECIAL = (
 _LONGEST_PIECE = 100_000
 _BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
 
-Count = Callable[[str], int]
-
 
 class TokenizerError(ValueError):
     """A tokenizer that is not there or cannot be used."""
@@ -46,8 +50,8 @@ def counter(name: str | Path) -> Count:
     """A function that counts the tokens of a text; what a chat template adds is not counted.
 
     `name` is a folder with `tokenizer.json` or that file, a `.tiktoken` file of Qwen2.5's vocabulary, a shipped
-    model, or a name on the hub with its owner (`Qwen/Qwen2.5-7B`), the only one that may use the network. For
-    Qwen2.5, file and hub give the same counts. Time is linear in the text. Lone surrogates count as question marks.
+    model, or a name on the hub with its owner (`Qwen/Qwen2.5-7B`), the only one that may use the network: `vocabulary`
+    comes before it and gives the same counts. Time is linear in the text. Lone surrogates count as question marks.
 
     Raises:
         TokenizerError: if there is no such tokenizer, or a file is damaged or another vocabulary.
@@ -57,7 +61,9 @@ def counter(name: str | Path) -> Count:
         return _qwen(path)
     if path.exists():
         return _from_file(path / "tokenizer.json" if path.is_dir() else path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    if given := vocabulary(name):
+        return _qwen(given)
+    if on_hub(name):
         return _from_hub(str(name))
     from sprint_lib import models
 
@@ -65,6 +71,25 @@ def counter(name: str | Path) -> Count:
         return _from_file(models.path(str(name)) / "tokenizer.json")
     except FileNotFoundError as error:
         raise TokenizerError(f"{error}, or a .tiktoken file, or a name on the hub such as Qwen/Qwen2.5-7B") from error
+
+
+def vocabulary(name: str | Path) -> Path | None:
+    """The file that stands for a tokenizer of this name: what SPRINT_QWEN_TIKTOKEN says, if the name is Qwen2.5's.
+
+    Whatever the file is called, `counter` takes it only if it is that vocabulary.
+    """
+    given = os.environ.get(VOCABULARY)
+    return Path(given).expanduser() if given and is_qwen(name) else None
+
+
+def is_qwen(name: str | Path) -> bool:
+    """Whether this is the name on the hub of a model that has Qwen2.5's tokenizer."""
+    return _QWEN.fullmatch(str(name)) is not None
+
+
+def on_hub(name: str | Path) -> bool:
+    """Whether this is a name on the hub, with its owner."""
+    return _ON_HUB.fullmatch(str(name)) is not None
 
 
 def _from_file(path: Path) -> Count:
@@ -95,30 +120,41 @@ def _with_tags(tokenizer: Tokenizer) -> Count:
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in REASONING_TAGS])
     tokenizer.no_truncation()  # what a file may ask for would cap the counts
     tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(_encodable(text), add_special_tokens=False).ids)
+    return lambda text: len(tokenizer.encode(encodable(text), add_special_tokens=False).ids)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """Text that can be counted and printed: lone surrogates, which JSON and file names may hold, as question marks."""
     return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 # --- Qwen2.5's vocabulary from a file ---------------------------------------------------
 
 
-def _qwen(path: Path) -> Count:
+def read_vocabulary(path: Path) -> bytes:
+    """Qwen2.5's vocabulary from its file, whatever that is called.
+
+    Raises:
+        TokenizerError: if there is no such file, or it is not that vocabulary (by its hash).
+    """
     try:
         with path.open("rb") as file:
             data = file.read(_QWEN_BYTES + 1)
     except OSError as error:
-        raise TokenizerError(f"{path}: {error.strerror}; name another file with --tokenizer") from error
+        raise TokenizerError(
+            f"{path}: {error.strerror}; name another file with --tokenizer, or in {VOCABULARY} if that names it"
+        ) from error
     if hashlib.sha256(data).hexdigest() != _QWEN_SHA256:
         raise TokenizerError(
             f"{path}: not Qwen2.5's vocabulary (SHA-256 {_QWEN_SHA256[:12]}…); the package dashscope has it as "
             "resources/qwen.tiktoken, or take Qwen/Qwen2.5-7B from the hub"
         )
-    ranks = {base64.b64decode(token): int(rank) for token, _, rank in (row.partition(b" ") for row in data.split(b"\n"))
-             if token}  # fmt: skip
-    return _qwen_counter(ranks)
+    return data
+
+
+def _qwen(path: Path) -> Count:
+    rows = (row.partition(b" ") for row in read_vocabulary(path).split(b"\n"))
+    return _qwen_counter({base64.b64decode(token): int(rank) for token, _, rank in rows if token})
 
 
 def _qwen_counter(ranks: dict[bytes, int]) -> Count:
@@ -135,7 +171,7 @@ def _qwen_counter(ranks: dict[bytes, int]) -> Count:
         return sum(len(encoding.encode_ordinary(piece)) for piece in pieces)
 
     def count(text: str) -> int:
-        parts = special.split(_encodable(text))
+        parts = special.split(encodable(text))
         return len(parts) - 1 + sum(map(ordinary, parts))
 
     return count

@@ -37,7 +37,7 @@ DEFECTS: dict[str, str] = {
     "prompt_outside_plan": "a prompt written after its plan was closed",
     "execution_in_plan": "an execution tag inside a plan",
     "none_plan": "a passage of a plan that only says None",
-    "nothing_to_execute": "an execution block without executions",
+    "nothing_to_execute": "an execution block without executions; what it says instead is left out",
     "prompt_without_execution": "a prompt that has no execution",
     "execution_without_prompt": "an execution that has no prompt",
     "unknown_reference": "'Based on' an execution that no earlier stage has",
@@ -232,6 +232,7 @@ class _Open:
     last_prompt: int = 0
     last_execution: int = 0
     block_at: int | None = None
+    said: list[Defect] = field(default_factory=list)  # text in its block before any execution
 
 
 class _Parser:
@@ -436,6 +437,8 @@ class _Parser:
         stage = self.stages[-1]
         if stage.block_at is not None and not stage.executions:
             self._note("nothing_to_execute", stage.block_at, f"<Execution_{stage.number}>")
+        if stage.executions or stage.prompts:  # else it says that there is nothing to do
+            self.defects += stage.said
         for (number, index), at in stage.prompts.items():
             if (number, index) not in stage.executed:
                 self._note("prompt_without_execution", at, f"<prompt_{number}.{index}>")
@@ -489,8 +492,9 @@ class _Parser:
     def _text_outside(self, kind: str, end: int) -> None:
         found = self.text[self.at : end].strip()
         if found and found != "</think>":
-            at = self.text.index(found[0], self.at)
-            self._note(kind, at, found[:60])
+            defect = Defect(kind, self.text.index(found[0], self.at), found[:60])
+            instead = self.state == "block" and not self.stages[-1].executions
+            (self.stages[-1].said if instead else self.defects).append(defect)
 
     # --- defects
 

@@ -7,8 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sprint_lib.released import Part
 
 LIBRARY = Path(__file__).parent.parent
 
@@ -88,7 +92,7 @@ def make(
 
 
 def released(root: Path) -> Path:
-    """A folder in the layout of the released outputs, a file or two of every part, that passes for them at a glance."""
+    """A folder in the layout of the released outputs, a file or two of every part; `known` has their hashes."""
     from sprint_lib.released import PARTS
 
     for pattern in (pattern for part in PARTS for pattern in part.patterns):
@@ -96,6 +100,13 @@ def released(root: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("written for a test")
     return root
+
+
+def known(root: Path) -> tuple[Part, ...]:
+    """The parts of the release with the hashes that a folder has now."""
+    from sprint_lib.released import PARTS
+
+    return tuple(replace(part, sha256=part.digest(root)) for part in PARTS)
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -17,12 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprint_lib import plots, tables, tokens
-from sprint_lib.evaluation import audit, claims, findings
-from sprint_lib.evaluation.audit import FORMULA, Convention, Log, Logs
+from sprint_lib.evaluation import audit, bucketing, claims, findings, seconds
+from sprint_lib.evaluation.audit import FORMULA, LITERAL, Convention, Log, Logs
 from sprint_lib.evaluation.findings import View
 from sprint_lib.evaluation.grading import Matrix
+from sprint_lib.evaluation.statistics import Estimate
 from sprint_lib.released import Released, Run, find
 from sprint_lib.tasks import NO_ANSWER, Grade, Problem
+from sprint_lib.trajectory import DEFECTS
 
 STAGES = """\
 <Plan_1>
@@ -112,6 +114,7 @@ def of(convention: Convention, text: str = TEXT) -> tuple[int, ...]:
         (FORMULA, (3 + 9 + 2 + 3, 5 + 9 + 2 + 3, 5 + 10 + 2 + 3, 3 + 2 + 3, 9, 4)),
         (Convention(bare=False), (3 + 9 + 3, 10 + 9 + 3, 10 + 10 + 3, 3 + 3, 9, 3)),
         (Convention(final=False), (3 + 9 + 2, 10 + 9 + 2, 10 + 10 + 2, 3 + 2, 9, 3)),
+        (LITERAL, (3 + 9, 5 + 9, 5 + 10, 3, 9, 2)),
         (Convention(serial=True), (24, 24, 25, 10 + 2 + 3, 9, 4)),
         (Convention(whole="the text with <think>"), (49, 49, 49, 0, 0, 1)),
     ],
@@ -121,14 +124,16 @@ def test_conventions_by_hand(convention: Convention, expected: tuple[int, ...]) 
 
 
 def test_whole_texts() -> None:
-    counted = {whole: of(Convention(whole=whole))[0] for whole in audit.WHOLE if whole}
-    assert list(counted.values()) == [48, 49, 48 + 2, 49 + 4]
+    counted = {whole: of(Convention(whole=whole))[0] for whole in audit.WHOLE}
+    assert list(counted.values()) == [48, 48, 49, 48 + 2, 49 + 4]
     log = read(Files()).sprint[0]
     assert (
         audit.WHOLE["the text with its question in tags and <think>"].format(question="Which one", text=log.text)
         == TEXT
     )
     assert of(Convention(whole="the text with <think>"), "no such tag")[0] == 4
+    bare, after = (Convention(whole=whole).calls(log, len) or () for whole in ("the text", "the text after <think>"))
+    assert after[0].completion_tokens == bare[0].completion_tokens + 1 == len(STAGES) + 1  # the context's line break
 
 
 def test_trimming() -> None:
@@ -234,13 +239,16 @@ def test_defects_count_kinds_and_runs_over_all_runs() -> None:
     table = audit.defects(read(Files(staged=(TEXT, clean, doubled, "\n" * 100 + "x" * 100))), cap=9).set_index("kind")
     assert (table["n"] == 4).all()
     assert tuple(table.loc["none_plan", ["count", "runs", "share"]]) == (2, 1, 25.0)
-    assert table.loc["text_outside", "example"] == "No prompt to execute."
+    assert table.loc["text_outside", "count"] == 0  # what stands in place of an execution is counted once
+    assert set(table.index) == {*DEFECTS, "cut_at_limit", "only_nothing_to_execute", "none"}
+    assert table["count"].iloc[:-3].is_monotonic_decreasing
     assert table.loc["nothing_to_execute", "problem"] == "test/0.json"
     assert TEXT[int(table.loc["nothing_to_execute", "at"]) :].startswith("<Execution_2>")
     assert tuple(table.loc["cut_at_limit", ["count", "runs", "example"]]) == (3, 3, "execution_1.1")
     assert table.loc["none", "count"] == 0
     assert table["example"].str.len().max() <= 60
-    assert audit.defects(read(Files(staged=(clean,)))).set_index("kind").loc["none", "count"] == 1
+    few = audit.defects(read(Files(staged=(TEXT, clean, clean)))).set_index("kind")
+    assert few.loc[["nothing_to_execute", "only_nothing_to_execute", "none"], "runs"].tolist() == [1, 1, 2]
 
 
 # --- attempts, figures ------------------------------------------------------------------
@@ -262,9 +270,9 @@ def test_attempts_go_through_the_tables_of_every_run() -> None:
         audit.attempts(logs.sprint, "sprint", [True], Convention(), words)
 
 
-def _lengths(*systems: Sequence[int], seconds: Sequence[float] = (), ids: Sequence[str] = ()) -> Logs:
+def _lengths(*systems: Sequence[int], clock: Sequence[float] = (), ids: Sequence[str] = ()) -> Logs:
     """Linear texts of so many tokens, a character each: SPRINT's, RFT's, the other RFT's."""
-    files = Files(*(["w" * n for n in lengths] for lengths in systems), seconds=seconds, ids=ids)
+    files = Files(*(["w" * n for n in lengths] for lengths in systems), seconds=clock, ids=ids)
     logs = audit.read(cast(Released, files), len)
     return replace(logs, sprint=tuple(replace(log, trajectory=None) for log in logs.sprint))
 
@@ -279,9 +287,9 @@ def _chance(n: int = 500) -> tuple[list[int], list[int], list[int]]:
 
 def test_figure_6_shows_what_luck_does() -> None:
     logs = _lengths(*_chance())
-    frame = findings.figure6(logs, edges=(2000, 4000, 6000))
+    frame = bucketing.figure6(logs, edges=(2000, 4000, 6000))
     assert dict(zip(frame["series"], frame["style"], strict=True)) == {
-        s: style for s, (style, *_) in findings._BY.items()
+        s: style for s, (style, *_) in bucketing._BY.items()
     }
     last = frame.groupby("style").last()["reduction"]
     assert last["naive"] > last["main"] + 10
@@ -294,7 +302,7 @@ def test_figure_6_shows_what_luck_does() -> None:
 
 
 def test_long_problems_under_every_bucketing() -> None:
-    table = findings.long_problems(_lengths(*_chance()))
+    table = bucketing.long_problems(_lengths(*_chance()))
     naive, main, _, null, swapped, reverse, beyond = (row for _, row in table.iterrows())
     assert naive["rise"] == pytest.approx(naive["saved"] - naive["over_all"])
     assert abs(main["rise"]) < 10 < min(naive["rise"], null["rise"], reverse["rise"])
@@ -302,7 +310,7 @@ def test_long_problems_under_every_bucketing() -> None:
     assert beyond["rise_low"] < 0 < beyond["rise_high"]  # SPRINT saves the same share everywhere
     assert (table["n"] > 20).all()
     assert swapped["saved"] < naive["saved"]  # another run is not long where this one was by chance
-    none = findings.long_problems(_lengths([5, 6], [5, 6], [5, 6]))
+    none = bucketing.long_problems(_lengths([5, 6], [5, 6], [5, 6]))
     assert none["n"].tolist() == [0] * 7
     assert none[["saved", "rise"]].isna().all(axis=None)
 
@@ -310,7 +318,7 @@ def test_long_problems_under_every_bucketing() -> None:
 def test_a_baseline_that_is_shorter_throughout_shifts_the_null_line_only() -> None:
     sprint, rft, control = _chance()
     plain, shorter = (
-        findings.long_problems(_lengths(sprint, rft, [int(share * n) for n in control])).iloc[3] for share in (1, 0.8)
+        bucketing.long_problems(_lengths(sprint, rft, [int(share * n) for n in control])).iloc[3] for share in (1, 0.8)
     )
     assert shorter["saved"] > plain["saved"] + 10
     assert shorter["rise"] < plain["rise"]
@@ -322,8 +330,8 @@ def test_a_baseline_that_is_shorter_throughout_shifts_the_null_line_only() -> No
 def _timed(*, staged: bool = False) -> Logs:
     """Forty RFT runs at 2 s and 10 ms a token, the last one asked twice; SPRINT's are half as long, or in stages."""
     rft = [100 * (i + 1) for i in range(40)]
-    seconds = [2 + 0.01 * (tokens - 1) for tokens in rft]
-    logs = _lengths([t // 2 for t in rft], rft, rft, seconds=[*seconds[:-1], 700.0])
+    clock = [2 + 0.01 * (tokens - 1) for tokens in rft]
+    logs = _lengths([t // 2 for t in rft], rft, rft, clock=[*clock[:-1], 700.0])
     return replace(logs, sprint=read(Files(staged=(TEXT,) * 40)).sprint, count=_either) if staged else logs
 
 
@@ -332,50 +340,53 @@ def _either(text: str) -> int:
 
 
 def test_rates_are_found_again_without_the_runs_that_were_asked_twice() -> None:
-    fitted = findings.rates(_timed())
+    fitted = seconds.rates(_timed())
     assert (fitted.first.value, fitted.each.value) == pytest.approx((2, 0.01))
     assert (fitted.left_out, fitted.first.n) == (1, 39)
     assert fitted.model.overhead == pytest.approx(2)
 
 
-@pytest.mark.parametrize("seconds", [(), (9.0, 8.0, 7.0)])
-def test_rates_that_cannot_be_are_refused(seconds: Sequence[float]) -> None:
+@pytest.mark.parametrize("clock", [(), (9.0, 8.0, 7.0)])
+def test_rates_that_cannot_be_are_refused(clock: Sequence[float]) -> None:
     with pytest.raises(ValueError, match="no rates to fit"):
-        findings.rates(_lengths([1] * 3, [10, 20, 30], [1] * 3, seconds=seconds))
+        seconds.rates(_lengths([1] * 3, [10, 20, 30], [1] * 3, clock=clock))
 
 
 def test_runtime_is_the_latency_model_s() -> None:
     logs = _timed(staged=True)
-    found = findings.runtime(logs)
+    found = seconds.runtime(logs)
     assert found["runtime.math500.rft"].value == pytest.approx(2 + 0.01 * (100 * 41 / 2 - 1))
     assert found["runtime.math500.sprint"].value == pytest.approx(4 * 2 + 0.01 * (17 - 4))  # 17 tokens in four calls
     ratio = found["runtime.math500.sprint_over_rft"]
     assert ratio.value == pytest.approx(found["runtime.math500.sprint"].value / found["runtime.math500.rft"].value)
     assert ratio.low < ratio.value < ratio.high
     assert not [id_ for id_ in found if "long" in id_]
-    model = findings.rates(logs).model
-    seconds = [model.seconds(FORMULA.calls(log, _either) or ()) for log in logs.sprint]
-    assert found["runtime.math500.sprint"].value == pytest.approx(np.mean(seconds))
+    model = seconds.rates(logs).model
+    modelled = [model.seconds(FORMULA.calls(log, _either) or ()) for log in logs.sprint]
+    assert found["runtime.math500.sprint"].value == pytest.approx(np.mean(modelled))
 
 
 def test_runs_that_are_left_out_take_no_seconds() -> None:
     sprint = read(Files(staged=(*(TEXT,) * 39, UNMATCHED))).sprint
     broken = replace(_timed(staged=True), sprint=sprint)
-    found = findings.runtime(broken, replace(FORMULA, matched=True))["runtime.math500.sprint"]
+    found = seconds.runtime(broken, replace(FORMULA, matched=True))["runtime.math500.sprint"]
     assert (found.value, found.n) == (pytest.approx(4 * 2 + 0.01 * (17 - 4)), 39)
 
 
 def test_assumptions_give_the_papers_two_numbers() -> None:
     logs = _timed(staged=True)
-    table = findings.assumptions(logs).set_index("rates")
+    table = seconds.assumptions(logs).set_index("rates")
     solved = table[table.index.str.startswith("solved")]
     assert solved["rft"].tolist() == pytest.approx([40.57] * 2)
     assert solved["sprint"].tolist() == pytest.approx([36.92] * 2)
     assert table.loc["the paper", ["rft", "sprint", "rft_long"]].tolist() == [40.57, 36.92, 120.54]
     fitted = table.iloc[0]
     even = fitted["even_seconds"]
-    assert 4 * even + 0.01 * 17 == pytest.approx(even + 0.01 * 2050)
-    assert fitted["rft"] == pytest.approx(2 + 0.01 * 2050)
+    assert 4 * even + 0.01 * (17 - 4) == pytest.approx(even + 0.01 * (2050 - 1))
+    estimated = seconds.runtime(logs)
+    for system in ("rft", "sprint"):  # the same seconds by both ways
+        assert fitted[system] == pytest.approx(estimated[f"runtime.math500.{system}"].value)
+    assert table["n_long"].tolist() == [0, 0, 0, None]  # the paper does not say how many it has
 
 
 # --- claims -----------------------------------------------------------------------------
@@ -384,8 +395,8 @@ def test_assumptions_give_the_papers_two_numbers() -> None:
 def _complete() -> Logs:
     sprint, rft, control = _chance(30)
     rft[0], control[0] = 9000, 1989
-    seconds = [1 + 0.01 * (n - 1) for n in rft]
-    return _lengths(sprint, rft, control, seconds=seconds, ids=[findings.OCTAL, *(f"p{i}" for i in range(1, 30))])
+    clock = [1 + 0.01 * (n - 1) for n in rft]
+    return _lengths(sprint, rft, control, clock=clock, ids=[findings.OCTAL, *(f"p{i}" for i in range(1, 30))])
 
 
 PLAIN = View("plain", FORMULA, Convention())
@@ -395,13 +406,17 @@ def test_every_claim_that_the_release_speaks_to_has_an_estimate() -> None:
     found = findings.estimates(_complete(), PLAIN)
     speaks = {claim.id for claim in claims.CLAIMS if claim.setting in ("7b/math500", "examples")}
     unreleased = {id_ for id_ in speaks if "appendix_b1" in id_}
-    elsewhere = {"curation.fold_below", "figure5.math500.stages_by_level"}  # curated examples; runs in stages, below
+    elsewhere = {"curation.fold_below", "curation.filter_of_examples"}  # curated examples
+    elsewhere |= {"figure5.math500.stages_by_level", "curation.stages_of_released_runs"}  # runs in stages, below
     graded = set(findings.by_grader(_graded())["id"])
     assert set(found) | graded == speaks - unreleased - elsewhere
     assert not set(found) & graded
     assert all(id_.startswith(tuple(findings.UNDER)) for id_ in found)
     claims.claims_table(found, ("7b/math500", "examples"))
-    assert found["appendix_b2.binary_to_octal.rft_sequential_tokens"].value == 1989
+    octal = (found[f"appendix_b2.binary_to_octal.{system}_sequential_tokens"] for system in ("rft", "sprint"))
+    rft, sprint = ((e.value, e.low, e.high, e.n) for e in octal)
+    assert rft == (1989, 1989, 1989, 1)  # the paper's own run
+    assert np.isnan(sprint[1:3]).all()  # another sample of one has no interval
 
 
 def _graded() -> Matrix:
@@ -449,7 +464,7 @@ def test_figure_6_is_bucketed_both_ways() -> None:
         "rft_over_8000_tokens_controlled": pytest.approx(0),
     }
     short = next(claim for claim in claims.CLAIMS if claim.id == "figure6.math500.short_problems")
-    assert f"{findings.EDGES[0]:,} RFT tokens" in short.quantity
+    assert f"{bucketing.EDGES[0]:,} RFT tokens" in short.quantity
 
 
 def test_stages_of_the_hardest_level_against_the_easiest() -> None:
@@ -464,10 +479,12 @@ def test_stages_of_the_hardest_level_against_the_easiest() -> None:
 
 def test_views_follow_what_is_nearest() -> None:
     near = audit.nearest(read(Files()))
-    paper, *alike = findings.views(near)
+    paper, completed, literally, *alike = findings.views(near)
     assert paper.path == near[0].convention
     assert (paper.total, paper.rft) == (near[1].convention, near[3].convention)
-    assert all(view.total.tails and view.rft == findings.WRITTEN for view in alike)
+    assert (completed.path, literally.path) == (FORMULA, LITERAL)
+    assert completed.total == literally.total == Convention(whole="the text after <think>")
+    assert all(view.total.tails and view.rft == audit.WRITTEN for view in alike)
 
 
 def test_claims_by_view_and_overall() -> None:
@@ -484,20 +501,32 @@ def test_claims_by_view_and_overall() -> None:
 
 def test_recounts_say_under_how_many_views_a_claim_holds(tmp_path: Path) -> None:
     logs = _complete()
-    frame = findings.by_view(logs, [PLAIN, View("other", Convention(whole="the text with <think>"), Convention())])
+    other = Convention(whole="the text with <think>")
+    ways = [PLAIN, View("same", Convention(tags="in"), Convention()), View("other", other, Convention())]
+    frame = findings.by_view(logs, ways)
     found = findings.recounts(frame, "plain", {"table2": "figures/a.svg"})
     claims.write_recounts(tmp_path / "a.json", found)
     by_id = {recount.id: recount for recount in claims.read_recounts(tmp_path / "a.json")}
     saved = by_id["table2.math500.sequential_reduction"]
     rows = frame[frame["id"] == saved.id]
     assert saved.estimate.value == pytest.approx(rows.iloc[0]["value"], rel=1e-5)
-    assert (saved.views, saved.holds) == (3, (rows["verdict"] == "reproduced").sum())
+    differ = rows.drop_duplicates("value")  # texts without stages are the same with tags in and out
+    assert (len(rows), saved.views, saved.holds) == (4, 3, (differ["verdict"] == "reproduced").sum())
     assert saved.figure == "figures/a.svg"
     assert saved.under == "all released runs that the view counts; plain"
     same = by_id["appendix_b2.binary_to_octal.rft_sequential_tokens"]
     assert (same.views, same.under) == (0, findings.UNDER["appendix_b2.binary_to_octal.rft"])
-    with pytest.raises(ValueError, match="no view 'plane' in the frame; there are: plain, other"):
+    with pytest.raises(ValueError, match="no view 'plane' in the frame; there are: plain, same, other"):
         findings.recounts(frame, "plane", {})
+
+
+def _viewed(verdicts: Sequence[str]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = [
+        {"id": "c", "quantity": "q", "unit": "%", "paper": 1.0, "view": f"v{i}", "verdict": verdict, "n": 9}
+        | tables.bounded("value", Estimate(float(i), i - 1.0, float("nan"), 9))
+        for i, verdict in enumerate(verdicts)
+    ]
+    return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize(
@@ -505,18 +534,67 @@ def test_recounts_say_under_how_many_views_a_claim_holds(tmp_path: Path) -> None
     [
         (["reproduced"] * 3, "holds"),
         (["reproduced", "different", "underpowered"], "depends on the counting"),
-        (["different", "underpowered", "different"], "does not hold"),
+        (["different", "underpowered", "different"], "not reproduced"),
+        (["different"] * 3, "does not hold"),
         (["underpowered"] * 3, "open"),
     ],
 )
 def test_findings(verdicts: list[str], finding: str) -> None:
-    rows: list[dict[str, Any]] = [
-        {"id": "c", "quantity": "q", "unit": "%", "paper": 1.0, "view": f"v{i}", "value": float(i), "verdict": verdict}
-        for i, verdict in enumerate(verdicts)
-    ]
-    row = findings.overall(pd.DataFrame(rows)).iloc[0]
+    row = findings.overall(_viewed(verdicts)).iloc[0]
     assert (row["finding"], row["low"], row["high"], row["views"]) == (finding, 0, 2, 3)
+    assert row[["reproduced", "different", "open"]].tolist() == [
+        verdicts.count(verdict) for verdict in ("reproduced", "different", "underpowered")
+    ]
     assert row["holds_under"] == "; ".join(f"v{i}" for i, verdict in enumerate(verdicts) if verdict == "reproduced")
+
+
+def test_views_that_come_to_one_estimate_count_once() -> None:
+    frame = _viewed(["reproduced", "different", "underpowered"])
+    again = pd.concat([frame, frame.assign(view=["x", "y", "z"])], ignore_index=True)
+    row = findings.overall(again).iloc[0]
+    assert row[["views", "reproduced", "different", "open"]].tolist() == [3, 1, 1, 1]
+    assert row["holds_under"] == "v0 = x"
+
+
+def test_relative_quantities_by_view() -> None:
+    id_, ratio = "table2.math500.sequential_reduction", "table2.math500.total_over_sequential"
+    frame = findings.by_view(_complete(), [PLAIN])
+    drawn = findings.relative(frame, {id_: "saved (%)", ratio: "ratio"})
+    assert drawn.groupby("quantity")["none"].first().to_dict() == {"ratio": 1, "saved (%)": 0}
+    assert drawn["row"].tolist() == ["plain", "plain", "tags out, the formula, against the other RFT runs"]
+    picture = plots.contrasts(drawn, title="t", caption="c")
+    assert [axis.get_xlabel() for axis in picture.axes] == ["saved (%)", "ratio"]
+    marks = [(line.get_linestyle(), np.asarray(line.get_xdata())) for line in picture.axes[1].lines]
+    lines = {(style, at[0]) for style, at in marks if len(at) == 2}
+    assert {("-", 1.0), ("--", 1.484)} <= lines
+    plots.plt.close(picture)
+
+
+def test_the_longest_run_is_counted_with_its_answer_and_without() -> None:
+    logs = read(Files(staged=(TEXT, "cut off")))
+    found = findings.most_stages(logs, "figures/a.svg")
+    assert (found.estimate.value, found.estimate.n, found.views, found.holds) == (3, 2, 2, 0)
+    assert found.under.endswith("plans alone: 2")
+    twelve = "".join(f"<Plan_{i}>\na\n</Plan_{i}>\n" for i in range(1, 12)) + "<Final_answer>\nx\n</Final_answer>"
+    found = findings.most_stages(read(Files(staged=(twelve,))), "")
+    assert (found.estimate.value, found.holds) == (12, 1)
+    claims.claims_table({}, ("7b/math500",), recounts=[found])
+
+
+def test_table_2_has_a_panel_a_counting_and_the_papers_rows() -> None:
+    logs = read(Files(staged=(TEXT, TEXT), linear=("a b", "a")))
+    right = {"rft": [True, True], "sprint": [True, False]}
+    found = findings.table2(logs, right, {"plain": Convention(), "formula": FORMULA}).set_index(["panel", "method"])
+    assert list(dict.fromkeys(found.index.get_level_values(0))) == ["plain", "formula", "the paper"]
+    assert found.loc[("plain", "sprint"), ["accuracy", "total"]].tolist() == [50, 25]
+    assert found.loc[("the paper", "sprint"), "total"] == 3622
+
+
+def test_an_estimate_in_a_sentence() -> None:
+    estimate = Estimate(9.026, 4.18, 13.43, 500)
+    assert tables.said(estimate, "%") == "9.03 % [4.18, 13.4], n = 500"
+    assert tables.said(Estimate(2175, float("nan"), float("nan"), 1)) == "2,175, n = 1"
+    assert tables.estimate({**tables.bounded("x", estimate), "n": 500}, "x") == estimate
 
 
 def test_the_other_baseline_has_its_own_problems() -> None:
@@ -541,10 +619,19 @@ def test_the_total_of_the_released_runs_is_the_papers_to_a_token(released: Logs)
     whole = audit.costs(released.sprint, Convention(whole="the text after <think>"), released.count)
     assert len(whole) == 500
     assert round(sum(cost.total for cost in whole.values()) / 500) == 3622
-    literal = replace(FORMULA, tags="any", trim=True, bare=False, final=False)
+    bare = audit.costs(released.sprint, Convention(whole="the text"), released.count).values()
+    assert round(sum(cost.total for cost in bare) / 500) == 3621  # one less: the line break is the context's
+    literal = replace(LITERAL, tags="any", trim=True)
     path = audit.costs(released.sprint, literal, released.count).values()
     assert sum(cost.sequential for cost in path) / 500 == pytest.approx(2440, abs=5)
     assert (len(released.rft), len(released.control)) == (500, 498)
+
+
+def test_what_is_odd_in_the_released_runs(released: Logs) -> None:
+    runs = audit.defects(released).set_index("kind")["runs"]
+    kinds = ["nothing_to_execute", "text_outside", "only_nothing_to_execute", "none"]
+    assert runs[kinds].tolist() == [205, 0, 192, 273]
+    assert findings.most_stages(released, "").estimate.value == 12
 
 
 def test_the_rft_example_of_the_appendix_is_of_the_other_run(released: Logs) -> None:

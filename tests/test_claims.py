@@ -120,11 +120,25 @@ def test_what_the_released_runs_are_held_against_says_how() -> None:
         "bucketed by the other RFT run (MATH-500)",
     }
     assert all("names no limit" in words for words in both)
-    assert all("estimated" in claim.quantity for claim in CLAIMS if claim.id.startswith("runtime."))
+    runtime = [claim for claim in CLAIMS if claim.id.startswith("runtime.")]
+    assert all("estimated" in claim.quantity and claim.basis == claims.ESTIMATED for claim in runtime)
     assert "second released RFT run" in BY_ID["appendix_b2.binary_to_octal.rft_sequential_tokens"].quantity
     assert "another sample" in BY_ID["appendix_b2.binary_to_octal.sprint_sequential_tokens"].quantity
     levels = BY_ID["figure5.math500.stages_by_level"]
     assert (levels.setting, levels.paper, levels.direction, levels.none) == ("7b/math500", None, 1, 0)
+
+
+def test_the_papers_n_is_given_where_the_paper_gives_it() -> None:
+    parts = {claim.id for claim in CLAIMS if re.search("figure6|runtime", claim.id) and "apr" not in claim.id}
+    whole = {"figure6.countdown.all": 1000, "figure6.gpqa_diamond.all": 198}
+    whole |= {f"runtime.math500.{what}": 500 for what in ("rft", "sprint", "sprint_over_rft")}
+    assert {id_: BY_ID[id_].n for id_ in parts} == dict.fromkeys(parts) | whole
+
+
+@pytest.mark.parametrize(("fit", "expected"), [(5, "different"), (6, "underpowered")])
+def test_a_rule_with_one_exception_is_not_the_rule(fit: int, expected: str) -> None:
+    share = statistics.proportion([True] * fit + [False] * (6 - fit)).scaled(100)
+    assert verdict(BY_ID["curation.filter_of_examples"], share)[0] == expected
 
 
 def test_what_a_small_model_can_be_held_against() -> None:
@@ -280,7 +294,7 @@ def test_every_row_says_what_its_number_is_of() -> None:
         *("the authors' released outputs", "tags out", "figures/a.svg", 6, 4),
     ]
     assert (rows[SAVED]["value"], rows[SAVED]["verdict"]) == (16.2, "reproduced")
-    assert rows[SAVED]["why"].endswith("; reproduced under 4 of 6 ways of counting")
+    assert rows[SAVED]["why"].endswith("; reproduced under 4 of 6 ways of counting that differ")
     assert [rows["table2.math500.total_increase"][key] for key in keys] == [None] * 5
     with pytest.raises(ValueError, match="add '7b/math500' to the settings"):
         claims_table(own, recounts=[RECOUNT])

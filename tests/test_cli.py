@@ -130,9 +130,6 @@ def test_tokens_of_texts(tmp_path: Path, tokenizer: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", "{not json}\n", "a.jsonl:1: not JSON"),
-        ("a.jsonl", '{"text": "x"}\n[]\n', "a.jsonl:2: a record without a 'text'"),
-        ("a.jsonl", '{"text": "x", "calls": [{"nonsense": 1}]}\n', "a.jsonl:1: a damaged attempt"),
         ("missing.txt", None, "missing.txt: No such file"),
         ("", None, "no .txt or .jsonl file in this folder"),
     ],
@@ -248,6 +245,8 @@ def test_tokens_of_a_folder_with_damaged_files(
         ("a.jsonl", b"", ["empty"]),
         ("a.jsonl", b"\x00\xff", ["damaged_record"]),
         ("a.jsonl", b'{"text": "cut', ["damaged_record"]),
+        ("a.jsonl", b"{not json}\n", ["damaged_record"]),
+        ("a.jsonl", b'{"text": "x", "calls": [{"nonsense": 1}]}\n', ["damaged_record"]),
     ],
 )
 def test_one_file_with_nothing_good_in_it(
@@ -260,6 +259,15 @@ def test_one_file_with_nothing_good_in_it(
     assert f"defect at character 0: {expected[0]}" in capsys.readouterr().out
     assert main(["tokens", str(tmp_path / name)]) == 0
     assert f"{expected[0]}: " in capsys.readouterr().out
+
+
+def test_a_damaged_line_keeps_no_other_from_being_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x"}\n[]\n{"text": "y"}\n')
+    found = {one["record"]: one for one in answer(capsys, "tokens", str(path), "--json")}
+    assert {record: kinds(one) for record, one in found.items()} == {"1": [], "3": [], "2": ["damaged_record"]}
+    assert main(["tokens", str(path)]) == 0
+    assert "a.jsonl:2: damaged_record: a record without a 'text'" in capsys.readouterr().out
 
 
 def test_calls_that_form_no_graph_are_reported(attempts: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a notebook needs from elsewhere: found by a glance, and a notebook that stops without it."""
+"""What a notebook needs from elsewhere: found by its hashes, and a notebook that stops without it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 import repository
 
-from sprint_lib import needs
+from sprint_lib import needs, released, store, tokens
 from sprint_lib.params import Notebook, Step
 from sprint_lib.released import ReleasedError, find_or_stop
 
 HUB = "somebody/their-tokenizer"
+QWEN = "Qwen/Qwen2.5-7B"
 
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Released outputs that a variable names, and no tokenizer anywhere."""
-    for name in (needs.VOCABULARY, "HF_HUB_CACHE", "HF_HOME"):
+    for name in (tokens.VOCABULARY, "HF_HUB_CACHE", "HF_HOME"):
         monkeypatch.delenv(name, raising=False)
     folder = repository.released(tmp_path / "copy")
+    monkeypatch.setattr(released, "PARTS", repository.known(folder))
     monkeypatch.setenv("SPRINT_RELEASED_DIR", str(folder))
     return folder
 
@@ -47,35 +49,43 @@ def test_paths_are_read_as_the_notebook_reads_them(copy: Path, monkeypatch: pyte
     monkeypatch.chdir(copy.parent)
     assert "/repository/notebooks/copy: " in needs.lacking(step(released="copy"))
     monkeypatch.setenv("SPRINT_RELEASED_DIR", "copy")
-    monkeypatch.setenv(needs.VOCABULARY, "~/qwen.tiktoken")
+    monkeypatch.setenv(tokens.VOCABULARY, "~/qwen.tiktoken")
     monkeypatch.setenv("HOME", "/home/me")
     assert needs.lacking(step()) == ""
-    assert needs.environment() == {"SPRINT_RELEASED_DIR": str(copy), needs.VOCABULARY: "/home/me/qwen.tiktoken"}
+    assert needs.environment() == {"SPRINT_RELEASED_DIR": str(copy), tokens.VOCABULARY: "/home/me/qwen.tiktoken"}
     monkeypatch.setenv("SPRINT_RELEASED_DIR", "")
-    assert list(needs.environment()) == [needs.VOCABULARY]
+    assert list(needs.environment()) == [tokens.VOCABULARY]
 
 
-def test_names_and_sizes_stand_for_the_files(copy: Path) -> None:
+def test_the_hashes_stand_for_the_files(copy: Path) -> None:
     before = needs.state(step())
-    problems = copy / "math500_test.jsonl"
-    problems.write_text(problems.read_text().replace("test", "tset"))
+    assert before == {"released": {part.name: part.sha256 for part in released.PARTS}}
     (copy / "notes.txt").write_text("no file of the release")
     assert needs.state(step()) == before
-    problems.write_text("longer" + problems.read_text())
-    assert needs.state(step()) != before
+    problems = copy / "math500_test.jsonl"
+    text = problems.read_text()
+    problems.write_text(text.replace("test", "tset"))
+    assert f"problems: {copy}: not what was released; `sprint released fetch --to {copy}`" in needs.lacking(step())
+    assert needs.state(step()) == {}
+    problems.write_text(text)
+    assert needs.state(step()) == before
+    next(iter(copy.glob("logs/trajectory_data/*/*"))).unlink()
+    assert "curated: " in needs.lacking(step())  # else the trace would count as one that the filter dropped
 
 
 def test_tokenizer(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking = needs.lacking(step(tokenizer=HUB))
-    assert f"`hf download {HUB} tokenizer.json`" in lacking
-    assert "set SPRINT_QWEN_TIKTOKEN to Qwen2.5's vocabulary file" in lacking
+    assert f"`hf download {HUB} tokenizer.json` gets it over the network" in needs.lacking(step(tokenizer=HUB))
+    assert "set SPRINT_QWEN_TIKTOKEN to Qwen2.5's vocabulary file" in needs.lacking(step(tokenizer=QWEN))
     assert needs.lacking(step(tokenizer=str(tmp_path))) == ""
     assert needs.lacking(step(tokenizer="countdown-base")) == ""
-    monkeypatch.setenv(needs.VOCABULARY, str(tmp_path / "qwen.tiktoken"))
-    assert "qwen.tiktoken: no such file" in needs.lacking(step(tokenizer=HUB))
+    monkeypatch.setenv(tokens.VOCABULARY, str(tmp_path / "qwen.tiktoken"))
+    assert "qwen.tiktoken: No such file" in needs.lacking(step(tokenizer=QWEN))
     assert needs.lacking(step()) == ""  # a notebook that counts no tokens
-    (tmp_path / "qwen.tiktoken").write_text("")
-    assert needs.lacking(step(tokenizer=HUB)) == ""
+    (tmp_path / "qwen.tiktoken").write_text("another vocabulary")
+    assert "qwen.tiktoken: not Qwen2.5's vocabulary" in needs.lacking(step(tokenizer=QWEN))
+    assert "hf download" in needs.lacking(step(tokenizer=HUB))  # the file stands for no other tokenizer
+    monkeypatch.setattr(tokens, "_QWEN_SHA256", store.hash_path(tmp_path / "qwen.tiktoken"))
+    assert needs.lacking(step(tokenizer=QWEN)) == ""
 
 
 def test_tokenizer_in_the_cache_of_the_hub(copy: Path, tmp_path: Path) -> None:
@@ -84,7 +94,8 @@ def test_tokenizer_in_the_cache_of_the_hub(copy: Path, tmp_path: Path) -> None:
     for path, text in {"refs/main": "abc", "snapshots/abc/tokenizer.json": "{}"}.items():
         (folder / path).parent.mkdir(parents=True)
         (folder / path).write_text(text)
-    code = f"import test_needs; print(repr(test_needs.needs.lacking(test_needs.step(tokenizer={HUB!r}))))"
+    known = f"test_needs.released.PARTS = test_needs.repository.known(test_needs.Path({str(copy)!r}))"
+    code = f"import test_needs; {known}; print(repr(test_needs.needs.lacking(test_needs.step(tokenizer={HUB!r}))))"
     library = os.pathsep.join([str(repository.LIBRARY), str(Path(__file__).parent)])
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": library}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -96,6 +107,10 @@ def test_tokenizer_in_the_cache_of_the_hub(copy: Path, tmp_path: Path) -> None:
 SHELL = """
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
+import repository
+from pathlib import Path
+from sprint_lib import released
+released.PARTS = repository.known(Path(%r))
 shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
 cells = [
     "from sprint_lib.released import find_or_stop\\nprint('before')\\ndata = find_or_stop(%r)",
@@ -108,8 +123,9 @@ print([shell.run_cell(cell).success for cell in cells])
 
 @pytest.mark.parametrize("there", [True, False])
 def test_find_or_stop(copy: Path, tmp_path: Path, there: bool) -> None:
-    code = SHELL % (str(copy) if there else "/nowhere")
-    environment = {**os.environ, "IPYTHONDIR": str(tmp_path), "PYTHONPATH": str(repository.LIBRARY)}
+    code = SHELL % (str(copy), str(copy) if there else "/nowhere")
+    library = os.pathsep.join([str(repository.LIBRARY), str(Path(__file__).parent)])
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path), "PYTHONPATH": library}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "before" in done.stdout
     if there:

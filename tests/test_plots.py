@@ -265,6 +265,11 @@ FIGURES: dict[str, tuple[Any, pd.DataFrame, dict[str, Any]]] = {
         _numbers("value", panel=["p", "p", "q", "q"], row="a way of counting " * 5, series=["rft", "x"] * 2, paper=3.0),
         {"label": "tokens", "caption": "c"},
     ),
+    "contrasts": (
+        plots.contrasts,
+        _numbers("value", quantity=["saved (%)", "ratio"] * 2, row="a way of counting " * 5, paper=3.0, none=0.0),
+        {"caption": "c"},
+    ),
     "reduction": (plots.reduction, _numbers("reduction length", series="s", style="main"), {"caption": "c"}),
     "distributions": (plots.distributions, _numbers("value", method=METHODS), {"label": "tokens"}),
     "wall clock": (plots.wall_clock, _numbers("value", method=METHODS, panel="seconds"), {"caption": "c"}),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sprint_lib import released
+from sprint_lib import released, store
 from sprint_lib.cli import main
 from sprint_lib.released import PARTS, Part, Released, ReleasedError, Source
 
@@ -157,6 +157,7 @@ def test_damage_is_named_with_its_place(release: Released, damage: Damage, read:
 
 
 def test_find(release: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(released, "PARTS", parts_of(release))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SPRINT_RELEASED_DIR", raising=False)
     with pytest.raises(ReleasedError, match=r"cache/sprint/released: .*`sprint released fetch`.*SPRINT_RELEASED_DIR"):
@@ -172,6 +173,37 @@ def test_find(release: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (released.find().root / CSV).unlink()
     with pytest.raises(ReleasedError, match=r"not there \(no rft\)"):
         released.find()
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (lambda r: write(r, SPRINT.format("algebra_9"), "<Question>\nalgebra_8\r\n"), "sprint"),  # as long as it was
+        (lambda r: (r / CURATED["trajectory"].format(1)).unlink(), "curated"),  # no trace that the filter dropped
+        (lambda r: write(r, CONTROL.format("algebra_11"), ""), "rft_control"),
+    ],
+)
+def test_find_refuses_a_damaged_copy(
+    release: Released, monkeypatch: pytest.MonkeyPatch, damage: Damage, part: str
+) -> None:
+    monkeypatch.setattr(released, "PARTS", parts_of(release))
+    assert released.find(release.root) == release
+    damage(release.root)
+    with pytest.raises(ReleasedError, match=rf"^{part}: .*; `sprint released fetch --to {release.root}` gets what was"):
+        released.find(release.root)
+
+
+def test_find_reads_each_file_once(release: Released, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(released, "PARTS", parts_of(release))
+    released.find(release.root)
+    read: list[Path] = []
+    monkeypatch.setattr(store, "hash_path", lambda path: read.append(path) or "another")
+    released.find(release.root)
+    assert read == []
+    (release.root / CSV).touch()
+    with pytest.raises(ReleasedError, match="rft: "):
+        released.find(release.root)
+    assert read == [release.root / CSV]
 
 
 def parts_of(release: Released) -> tuple[Part, ...]:
@@ -276,6 +308,28 @@ def test_fetch_keeps_what_could_be_had(source: Source, tmp_path: Path) -> None:
     assert [part for part, state in states.items() if state == "missing"] == ["sprint", "problems"]
     released.fetch(tmp_path / "copy", source)
     assert {state.state for state in Released(tmp_path / "copy").check(source.parts)} == {"ok"}
+
+
+def test_what_a_killed_fetch_left_goes(source: Source, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    write(root, ".fetch-abc/clone/HEAD", "cut")
+    released.fetch(root, source)
+    assert [path for path in root.iterdir() if path.name.startswith(".")] == []
+    write(root, ".fetch-def/clone/HEAD", "cut")
+    said: list[str] = []
+    released.fetch(root, source, said.append)  # all is there
+    assert said == []
+    assert [path for path in root.iterdir() if path.name.startswith(".")] == []
+
+
+def test_one_fetch_at_a_time(source: Source, tmp_path: Path) -> None:
+    write(tmp_path, "copy/.fetch-abc/clone/HEAD", "at work")
+    with (
+        released._alone(tmp_path / "copy"),
+        pytest.raises(ReleasedError, match=r"copy: another `sprint released fetch` is at work there; wait for it"),
+    ):
+        released.fetch(tmp_path / "copy", source)
+    assert (tmp_path / "copy/.fetch-abc/clone/HEAD").exists()
 
 
 def test_fetch_says_which_file_is_too_much(source: Source, tmp_path: Path) -> None:

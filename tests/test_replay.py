@@ -26,11 +26,13 @@ from sprint_lib.curation.replay import (
     MAX_CHARACTERS,
     MAX_COMPONENTS,
     MAX_LINES,
+    VARIANTS,
     Example,
     differences,
     read_example,
     read_range,
     replay,
+    tried,
 )
 from sprint_lib.curation.rules import CountdownAnnotator
 from sprint_lib.curation.steps import AnnotationError, Step
@@ -275,6 +277,18 @@ def test_other_rules_are_told_from_the_release() -> None:
     assert comments == NONE  # the only remark is empty, and it follows the last stage
 
 
+def test_rules_are_tried_one_at_a_time() -> None:
+    example = read_example(CURATED)
+    rows = {row["rule"]: row for row in tried([example, replace(example, released=None)])}
+    assert list(rows) == list(VARIANTS)
+    first, paper, *_ = rows.values()
+    assert {key: first[key] for key in ("exact", "n", "differs", "of", *COMPARED)} == {
+        **{"exact": 1, "n": 1, "differs": 0, "of": 2},
+        **dict.fromkeys(COMPARED, 0),
+    }
+    assert (paper["exact"], paper["differs"], paper["stages"], paper["prompts"]) == (0, 2, 1, 1)  # stages 2 and 3
+
+
 def test_without_steps_there_is_nothing_to_replay() -> None:
     with pytest.raises(AnnotationError, match="released 3: no step to pack"):
         replay(read_example(Curated(3, "", "", {}, None)))
@@ -296,7 +310,6 @@ def test_boundaries_by_hand() -> None:
     other = annotated([1, 5, 8, 13, 15], {n: [] for n in range(1, 6)}, 16)
     score = boundary_scores(REFERENCE, other)
     assert score == Agreement(hits=2, found=4, wanted=3)
-    assert (score.precision, score.recall, score.f1) == (0.5, 2 / 3, 4 / 7)
 
 
 def test_edges_by_hand() -> None:
@@ -305,7 +318,6 @@ def test_edges_by_hand() -> None:
     assert edge_scores(REFERENCE, chain, "closure") == Agreement(hits=5, found=6, wanted=5)
     shortcut = replace(REFERENCE, parents={1: [], 2: [1], 3: [1], 4: [1, 2, 3]})
     assert edge_scores(REFERENCE, shortcut) == Agreement(hits=4, found=5, wanted=4)
-    assert edge_scores(REFERENCE, shortcut, "reduction") == Agreement(hits=4, found=4, wanted=4)
 
 
 def test_all_scores_of_several_traces() -> None:
@@ -332,12 +344,15 @@ def test_edges_between_different_steps_go_by_shared_lines() -> None:
 def test_nothing_gives_no_number_and_no_hits_give_zero() -> None:
     nothing = Annotated(Trace("t", "", ""), (), {})
     for score in (boundary_scores, edge_scores):
-        missed, invented, neither = score(REFERENCE, nothing), score(nothing, REFERENCE), score(nothing, nothing)
-        assert math.isnan(missed.precision)
-        assert (missed.recall, missed.f1) == (0, 0)
-        assert math.isnan(invented.recall)
-        assert (invented.precision, invented.f1) == (0, 0)
-        assert math.isnan(neither.f1)
+        pairs = ((REFERENCE, nothing), (nothing, REFERENCE), (nothing, nothing))
+        missed, invented, neither = (
+            {name: estimate.value for name, estimate in pooled([score(*pair)]).items()} for pair in pairs
+        )
+        assert math.isnan(missed["precision"])
+        assert (missed["recall"], missed["f1"]) == (0, 0)
+        assert math.isnan(invented["recall"])
+        assert (invented["precision"], invented["f1"]) == (0, 0)
+        assert math.isnan(neither["f1"])
 
 
 @st.composite
@@ -351,10 +366,10 @@ def annotations(draw: st.DrawFn) -> Annotated:
 @settings(max_examples=100)
 def test_scores_are_those_of_sets(one: Annotated, two: Annotated) -> None:
     same = boundary_scores(one, one)
-    assert same.f1 == 1 or (math.isnan(same.f1) and len(one.steps) == 1)
+    assert same.hits == same.found == same.wanted == len(one.steps) - 1
     there, back = boundary_scores(one, two), boundary_scores(two, one)
     assert (there.hits, there.found, there.wanted) == (back.hits, back.wanted, back.found)
-    for relation in ("edges", "closure", "reduction"):
+    for relation in ("edges", "closure"):
         identical = edge_scores(one, one, relation)
         assert identical.hits == identical.found == identical.wanted
         score = edge_scores(one, two, relation)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import repository
 
-from sprint_lib import params, progress, report, store, suite
+from sprint_lib import params, progress, released, report, store, suite
 
 NAMES = ["00_numbers", "01_sums", "10_end"]
 
@@ -198,6 +198,14 @@ def final(root: Path) -> str:
     return (root / "outputs/quick/tables/final.csv").read_text().strip()
 
 
+def provided(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that passes for the released outputs, named by the variable."""
+    copy = repository.released(root / "copy")
+    monkeypatch.setattr(released, "PARTS", repository.known(copy))
+    monkeypatch.setenv("SPRINT_RELEASED_DIR", str(copy))
+    return copy
+
+
 def test_without_what_it_needs_a_notebook_is_not_run_and_the_rest_is(audited: Path) -> None:
     said = run(dry_run=True)[1]
     assert re.search(r"05_audit +not run .*cache/sprint/released: .*`sprint released fetch`.*SPRINT_RELEASED_DIR", said)
@@ -216,7 +224,7 @@ def test_without_what_it_needs_a_notebook_is_not_run_and_the_rest_is(audited: Pa
 
 def test_once_it_is_there_the_notebook_runs_and_what_reads_it(audited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
-    monkeypatch.setenv("SPRINT_RELEASED_DIR", str(repository.released(audited / "copy")))
+    provided(audited, monkeypatch)
     assert states() == {"00_numbers": "up to date", "01_sums": "up to date", "05_audit": "not run", "10_end": "stale"}
     assert why("05_audit") == ["not run yet"]
     assert why("10_end") == ["05_audit runs first and writes data/audit.json"]
@@ -226,15 +234,13 @@ def test_once_it_is_there_the_notebook_runs_and_what_reads_it(audited: Path, mon
 
 
 def test_needed_data_count_by_what_they_are_not_by_where(audited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = repository.released(audited / "copy")
-    monkeypatch.setenv("SPRINT_RELEASED_DIR", str(copy))
+    copy = provided(audited, monkeypatch)
     run()
     monkeypatch.setenv("SPRINT_RELEASED_DIR", str(copy.rename(audited / "moved")))
     assert states()["05_audit"] == "up to date"
-    problems = audited / "moved/math500_test.jsonl"
-    problems.write_text("another")
-    assert why("05_audit") == ["the released data changed"]
-    problems.unlink()
+    entry = json.loads((audited / "outputs/quick/manifest.json").read_text())["notebooks"]["05_audit"]
+    assert entry["fingerprint"]["needs"] == {"released": {part.name: part.sha256 for part in released.PARTS}}
+    (audited / "moved/math500_test.jsonl").unlink()
     assert states()["05_audit"] == "up to date"  # what it found stays found
     edit(audited, "05_audit", "# Audit", "# The audit")
     assert states()["05_audit"] == "stale"
@@ -247,6 +253,20 @@ def test_needed_data_count_by_what_they_are_not_by_where(audited: Path, monkeypa
     assert final(audited) == "8"
 
 
+def test_on_a_damaged_copy_a_notebook_is_not_run_and_the_rest_is(
+    audited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = provided(audited, monkeypatch)
+    (copy / "math500_test.jsonl").write_text("written for a tesT")  # as long as it was
+    status, said = run()
+    assert status == 0
+    assert re.findall(r"(\d\d_\w+) +done", said) == ["00_numbers", "01_sums", "10_end"]
+    assert re.search(r"05_audit +not run +problems: \S+: not what was released; `sprint released fetch --to ", said)
+    assert final(audited) == "none"
+    (copy / "math500_test.jsonl").write_text("written for a test")
+    assert re.findall(r"(\d\d_\w+) +done", run()[1]) == ["05_audit", "10_end"]
+
+
 def test_a_relative_folder_means_the_same_to_the_kernel(audited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPRINT_RELEASED_DIR", "copy")
     with suite._kernel(store.Workspace("quick"), "a run"):
@@ -255,7 +275,7 @@ def test_a_relative_folder_means_the_same_to_the_kernel(audited: Path, monkeypat
 
 
 def test_a_failure_is_not_the_last_word_where_the_data_are_gone(audited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPRINT_RELEASED_DIR", str(repository.released(audited / "copy")))
+    provided(audited, monkeypatch)
     edit(audited, "05_audit", "files = ", "files = 1 / 0 + ")
     assert run()[0] == 1
     assert states()["05_audit"] == "failed"

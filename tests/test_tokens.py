@@ -11,7 +11,8 @@ import hostile
 import pytest
 
 from sprint_lib import models, tokens
-from sprint_lib.tokens import Count, TokenizerError, counter
+from sprint_lib.accounting import Count
+from sprint_lib.tokens import TokenizerError, counter
 
 BYTES = {bytes([i]): i for i in range(256)}
 MERGES = (b"th", b" t", b" th", b"the", b" the", b"in", b"ing", b"  ", b"    ", b"\n\n")  # a vocabulary in small
@@ -111,7 +112,7 @@ def test_file_and_tokenizer_json_count_the_same_on_released_texts(by_file: Count
 
 def test_file_and_hub_count_the_same(by_file: Count) -> None:
     try:
-        by_hub = counter("Qwen/Qwen2.5-7B")
+        by_hub = tokens._from_hub("Qwen/Qwen2.5-7B")
     except TokenizerError:
         pytest.skip("Qwen/Qwen2.5-7B is not in the hub's cache here")
     assert [by_file(text) for text in TEXTS] == [by_hub(text) for text in TEXTS]
@@ -124,6 +125,41 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
         counter(path)
     with pytest.raises(TokenizerError, match=r"none\.tiktoken: No such file"):
         counter(tmp_path / "none.tiktoken")
+
+
+# --- the vocabulary that the environment names ----------------------------------------------
+
+
+def test_the_named_file_stands_for_qwen_whatever_it_is_called(
+    vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words.txt").write_bytes(vocabulary.read_bytes())
+    monkeypatch.setenv(tokens.VOCABULARY, str(tmp_path / "words.txt"))
+    assert counter("Qwen/Qwen2.5-7B")("hello world") == counter("Qwen/Qwen2.5-Math-1.5B-Instruct")("hello world") == 2
+
+
+def test_the_named_file_is_refused_if_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setenv(tokens.VOCABULARY, str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: not Qwen2\.5's vocabulary"):
+        counter("Qwen/Qwen2.5-7B")
+    monkeypatch.setenv(tokens.VOCABULARY, str(tmp_path / "none"))
+    with pytest.raises(TokenizerError, match=r"none: No such file or directory; .* SPRINT_QWEN_TIKTOKEN"):
+        counter("Qwen/Qwen2.5-7B")
+
+
+def test_the_named_file_stands_for_no_other_tokenizer(characters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tokens.VOCABULARY, "/nowhere/qwen.tiktoken")
+    assert counter(characters)("abc") == 3
+    assert counter("countdown-base")("Numbers") > 0
+    for name in ("Qwen/Qwen2-7B", "Qwen/Qwen2.5-Omni-7B", "else/Qwen2.5-7B"):
+        assert tokens.vocabulary(name) is None
+        with pytest.raises(TokenizerError, match="neither a folder here nor had from the hub"):
+            counter(name)
+    monkeypatch.chdir(characters)
+    (characters / "Qwen/Qwen2.5-7B").mkdir(parents=True)
+    (characters / "tokenizer.json").rename("Qwen/Qwen2.5-7B/tokenizer.json")
+    assert counter("Qwen/Qwen2.5-7B")("abc") == 3  # a folder that is there
 
 
 # --- long and hostile texts ---------------------------------------------------------------

@@ -204,6 +204,18 @@ MALFORMED: dict[str, list[tuple[str, str]]] = {
     "Q\n" + P1.replace("x", "w\n\nNone\n\n") + E1 + F: [("none_plan", "None")],
     "Q\n" + P1 + E1 + "<Plan_2>\nBased on execution_1.1:\nNone\n</Plan_2>\n" + F: [("none_plan", "None")],
     "Q\n<Plan_1>\nx</Plan_1>\n<Execution_1>\n</Execution_1>\n" + F: [("nothing_to_execute", "<Execution_1>")],
+    "Q\n<Plan_1>\nx</Plan_1>\n<Execution_1>\nThere is no task.\n</Execution_1>\n" + F: [
+        ("nothing_to_execute", "<Execution_1>")
+    ],
+    "Q\n" + P1 + "<Execution_1>\nan answer without its tag\n</Execution_1>\n" + F: [
+        ("nothing_to_execute", "<Execution_1>"),
+        ("text_outside", "an answer"),
+        ("prompt_without_execution", "<prompt_1.1>"),
+    ],
+    "Q\n<Plan_1>\nx</Plan_1>\n" + E1.replace("<e", "noise <e", 1) + F: [
+        ("text_outside", "noise"),
+        ("execution_without_prompt", "<execution_1.1>"),
+    ],
     "Q\n" + P1 + F: [("prompt_without_execution", "<prompt_1.1>")],
     "Q\n<Plan_1>\nx</Plan_1>\n" + E1 + F: [("execution_without_prompt", "<execution_1.1>")],
     "Q\n" + P1 + E1 + "<Plan_2>\nBased on execution_1.1, execution_1.2: w</Plan_2>\n" + F: [

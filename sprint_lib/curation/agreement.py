@@ -6,10 +6,9 @@ with intervals over traces: the steps of one trace do not vote independently.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import networkx as nx
@@ -19,9 +18,9 @@ from sprint_lib.curation import Annotated
 from sprint_lib.curation.graph import dependency_graph
 from sprint_lib.curation.steps import AnnotationError, Annotator, Step
 from sprint_lib.evaluation import statistics
-from sprint_lib.evaluation.statistics import Array, Estimate
+from sprint_lib.evaluation.statistics import NONE, Array, Estimate
 
-Relation = Literal["edges", "closure", "reduction"]
+Relation = Literal["edges", "closure"]
 
 
 @dataclass(frozen=True)
@@ -31,22 +30,6 @@ class Agreement:
     hits: int
     found: int
     wanted: int
-
-    @property
-    def precision(self) -> float:
-        """Share of what was found that is wanted; NaN if nothing was found."""
-        return self.hits / self.found if self.found else math.nan
-
-    @property
-    def recall(self) -> float:
-        """Share of what is wanted that was found; NaN if nothing is wanted."""
-        return self.hits / self.wanted if self.wanted else math.nan
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall, 0 without hits; NaN if nothing was found and nothing is wanted."""
-        both = self.found + self.wanted
-        return 2 * self.hits / both if both else math.nan
 
 
 async def annotate(annotator: Annotator, references: Iterable[Annotated]) -> list[Annotated]:
@@ -92,8 +75,8 @@ def edge_scores(reference: Annotated, other: Annotated, relation: Relation = "ed
 
     A step stands for the reference step with which it shares most lines, the first of several. So its edges become
     edges of the reference; those inside one reference step are not counted, those of a step that shares no line
-    with any are found but wrong. `relation` compares the edges as given, all that follow from them (`closure`: what
-    must come before what), or the fewest that they follow from (`reduction`).
+    with any are found but wrong. `relation` compares the edges as given, or all that follow from them (`closure`: what
+    must come before what).
 
     Raises:
         AnnotationError: if the parents of one of them make no dependency graph.
@@ -109,8 +92,6 @@ def _edges(annotated: Annotated, relation: Relation) -> Iterable[tuple[int, int]
     graph = dependency_graph(len(annotated.steps), annotated.parents or {})
     if relation == "closure":
         graph = nx.transitive_closure_dag(graph)
-    elif relation == "reduction":
-        graph = nx.transitive_reduction(graph)
     edges: Iterable[tuple[int, int]] = graph.edges
     return edges
 
@@ -158,7 +139,7 @@ def summary(scores: Sequence[Agreement]) -> dict[str, float]:
 def _share(columns: Array, weights: Array, seed: int) -> Estimate:
     """Hits over a weighted sum of what was found and wanted."""
     if len(columns) and not (columns @ weights).any():
-        return Estimate(math.nan, math.nan, math.nan, len(columns))
+        return replace(NONE, n=len(columns))
 
     def statistic(means: Array) -> Array:
         whole = means @ weights

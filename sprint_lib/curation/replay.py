@@ -11,12 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sprint_lib.curation import Annotated, Trace
 from sprint_lib.curation.graph import dependency_graph
 from sprint_lib.curation.lines import number_lines
-from sprint_lib.curation.packing import RELEASE, Packing, Rules, pack
+from sprint_lib.curation.packing import PAPER, RELEASE, Packing, Rules, pack
 from sprint_lib.curation.steps import AnnotationError, Step
 from sprint_lib.trajectory import Defect, Stage, Trajectory, parse
 
@@ -148,6 +148,47 @@ def _shape(stage: Stage) -> dict[str, list[object]]:
 
 def _full_lines(text: str) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
+
+
+# --- which rule it is -----------------------------------------------------------------
+
+# Rules of packing, one changed at a time, and whether the last step is the final answer.
+VARIANTS: dict[str, tuple[Rules, bool]] = {
+    f"as released (executions of fewer than {RELEASE.fold_below} lines are folded)": (RELEASE, False),
+    f"executions of fewer than {PAPER.fold_below} lines are folded (paper)": (
+        replace(RELEASE, fold_below=PAPER.fold_below),
+        False,
+    ),
+    "executions of fewer than 5 lines are folded": (replace(RELEASE, fold_below=5), False),
+    "none is folded": (replace(RELEASE, fold_below=0), False),
+    "remarks open the next plan (paper)": (replace(RELEASE, comments=True), False),
+    "dashes between all steps (notebook 04)": (replace(RELEASE, joined=False), False),
+    "the last step is the answer (notebook 04)": (RELEASE, True),
+    "all of these rules as in notebook 04": (PAPER, True),
+}
+
+
+def tried(examples: Iterable[Example]) -> list[dict[str, Any]]:
+    """Each of `VARIANTS` on the examples that have a trajectory, a row each.
+
+    A row says by how many of its `n` trajectories it packs exactly (`exact`), in how many of their stages (`of`)
+    something `differs`, and by kind (`COMPARED`) in how many.
+
+    Raises:
+        AnnotationError: as `replay`.
+    """
+    packed = [(example, example.released) for example in examples if example.released]
+    rows = []
+    for name, (rules, last_is_final) in VARIANTS.items():
+        found = [
+            (differences(replay(example, rules, last_is_final=last_is_final).trajectory, theirs), len(theirs.stages))
+            for example, theirs in packed
+        ]
+        differ = [set().union(*kinds.values()) for kinds, _ in found]
+        row = {"rule": name, "exact": sum(not stages for stages in differ), "n": len(packed)}
+        row |= {"differs": sum(map(len, differ)), "of": sum(stages for _, stages in found)}
+        rows.append({**row, **{kind: sum(len(kinds[kind]) for kinds, _ in found) for kind in COMPARED}})
+    return rows
 
 
 # --- components -----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sprint_lib.released import Released, Run
 
 TASK = "math500"
+LONG = 8000  # the paper's long problems: more tokens of RFT than this
 THINK = "<think>\n"  # every context ends with it; what follows is the run
 CAP = 5000  # tokens at which executions of the release are cut: none is longer, and nine are as long
 TRY_LIMITS = {"planner": 1000, "executor": 2000}  # the scripts try a longer output again, twice at most
@@ -83,8 +84,8 @@ def read(released: Released, count: Count) -> Logs:
 # --- conventions ------------------------------------------------------------------------
 
 WHOLE = {  # a run's text in one piece, every tag counted, the loop's, too
-    "": "{text}",
-    "the text after <think>": "\n{text}",
+    "the text": "{text}",
+    "the text after <think>": "\n{text}",  # with the line break that ends the context: the model did not write it
     "the text with <think>": THINK + "{text}",
     "the text with its question": "{question}{text}",
     "the text with its question in tags and <think>": "<Question>\n{question}\n</Question>\n\n" + THINK + "{text}",
@@ -111,7 +112,7 @@ class Convention:
     tails: what a plan says after its last prompt may set the pace; without it, the
         paper's formula (section 4.1).
     bare: stages without prompts count; final: the final answer counts. Taken literally, the
-        formula has neither: there is no prompt to take the maximum over.
+        formula has neither (`LITERAL`): there is no prompt to take the maximum over.
     serial: executors start after the whole plan, as in the authors' loop.
     tries: with every output over its limit (`TRY_LIMITS`) come the two tries that the
         scripts discarded before they let it pass, at the limit, their least.
@@ -141,7 +142,7 @@ class Convention:
         """The calls that count, None if the run is left out."""
         count = self._counted(count)
         if self.whole or log.trajectory is None:
-            text = WHOLE[self.whole].format(question=log.problem.question, text=log.text)
+            text = WHOLE[self.whole or "the text"].format(question=log.problem.question, text=log.text)
             return (Call("text", "sample", completion_tokens=count(text)),)
         stages = log.trajectory.stages
         if self.matched and any(len(stage.prompts) != len(stage.executions) for stage in stages):
@@ -186,7 +187,9 @@ def _after_the_whole(call: Call) -> Call:
     return replace(call, waits=tuple(Wait(wait.call) for wait in call.waits))
 
 
-FORMULA = Convention(tails=False)
+FORMULA = Convention(tails=False)  # completed by what the formula has no term for: bare stages, the final answer
+LITERAL = replace(FORMULA, bare=False, final=False)
+WRITTEN = Convention(tags="in")  # of a sequential system: its text
 CONVENTIONS = {  # rows of `table`
     "sprint": (
         Convention(tags="in"),
@@ -197,11 +200,11 @@ CONVENTIONS = {  # rows of `table`
         replace(FORMULA, trim=True),
         replace(FORMULA, bare=False),
         replace(FORMULA, final=False),
-        replace(FORMULA, bare=False, final=False),
-        replace(FORMULA, bare=False, final=False, tags="any", trim=True),
+        LITERAL,
+        replace(LITERAL, tags="any", trim=True),
         replace(FORMULA, tries=True),
         Convention(tags="any", trim=True, matched=True),
-        *(Convention(whole=whole) for whole in WHOLE if whole),
+        *(Convention(whole=whole) for whole in WHOLE),
     ),
     "rft": tuple(Convention(tags="in", whole=whole) for whole in WHOLE),
 }
@@ -247,6 +250,11 @@ def lengths(logs: Sequence[Log], convention: Convention, count: Count) -> dict[s
     return {id_: float(cost.sequential) for id_, cost in costs(logs, convention, count).items()}
 
 
+def lengths_of(system: str, logs: Logs, convention: Convention) -> dict[str, float]:
+    """`lengths` of "rft", "control" or "sprint"; the convention is SPRINT's, a sequential text counts whole."""
+    return lengths(getattr(logs, system), convention if system == "sprint" else WRITTEN, logs.count)
+
+
 def table(logs: Logs) -> pd.DataFrame:
     """Table 2's token counts under every convention of `CONVENTIONS`, a row each.
 
@@ -259,20 +267,22 @@ def table(logs: Logs) -> pd.DataFrame:
         paper = paper_tokens(system)
         for convention in conventions:
             found = list(costs(getattr(logs, system), convention, logs.count).values())
-            name = convention.name if system == "sprint" else convention.whole or "the text"
-            row: dict[str, Any] = {"system": system, "convention": name, "n": len(found)}
+            row: dict[str, Any] = {"system": system, "convention": convention.name, "n": len(found)}
             for column in ("sequential", "serial", "total"):
                 values = [getattr(cost, column) for cost in found]
                 estimate = statistics.mean(values)
                 if system == "sprint" and convention.whole and column != "total":
-                    estimate = statistics.Estimate(math.nan, math.nan, math.nan, len(found))
+                    estimate = statistics.NONE
                 row |= tables.bounded(column, estimate)
                 row[f"{column}_off"] = estimate.value - paper[column]
-            staged = system == "sprint" and not convention.whole
-            for role in ("planner", "executor"):
-                row[role] = sum(getattr(cost, role) for cost in found) / len(found) if staged else math.nan
-            rows.append(row)
+            rows.append(row | _on_path(found, system == "sprint" and not convention.whole))
     return pd.DataFrame(rows)
+
+
+def _on_path(runs: Sequence[Cost], staged: bool) -> dict[str, float]:
+    """Mean tokens of the critical path by who wrote them; a text in one piece has none."""
+    roles = ("planner", "executor")
+    return {role: sum(getattr(cost, role) for cost in runs) / len(runs) if staged else math.nan for role in roles}
 
 
 def paper_tokens(system: str) -> dict[str, float]:
@@ -292,10 +302,18 @@ class Nearest:
     value: float
     tried: int
     close: int
+    planner: float  # mean tokens of the critical path by who wrote them; NaN of a text in one piece
+    executor: float
 
     @property
     def off(self) -> float:
         return self.value - self.paper
+
+    def row(self) -> dict[str, Any]:
+        """As a row of a table, the convention by its name."""
+        row = {"system": self.system, "number": self.number, "paper": self.paper, "value": self.value, "off": self.off}
+        row |= {"convention": self.convention.name, "tried": self.tried, "close": self.close}
+        return row | {"planner": self.planner, "executor": self.executor}
 
 
 def nearest(logs: Logs) -> tuple[Nearest, ...]:
@@ -314,56 +332,71 @@ def nearest(logs: Logs) -> tuple[Nearest, ...]:
                 means["sequential"][convention] = sum(cost.sequential for cost in runs) / len(runs)
                 serial = replace(convention, serial=system == "sprint")
                 means["sequential"][serial] = sum(cost.serial for cost in runs) / len(runs)
-        found += [_nearest(system, number, by) for number, by in means.items()]
+        found += [_nearest(logs, system, number, by) for number, by in means.items()]
     return tuple(found)
 
 
-def _nearest(system: str, number: str, means: Mapping[Convention, float]) -> Nearest:
+def _nearest(logs: Logs, system: str, number: str, means: Mapping[Convention, float]) -> Nearest:
     paper = paper_tokens(system)[number]
     best = min(means, key=lambda convention: abs(means[convention] - paper))
     close = sum(abs(value / paper - 1) <= 0.01 for value in means.values())
-    return Nearest(system, number, paper, best, means[best], len(means), close)
+    runs = list(costs(getattr(logs, system), best, logs.count).values())
+    path = _on_path(runs, system == "sprint" and not best.whole)
+    return Nearest(system, number, paper, best, means[best], len(means), close, **path)
 
 
 # --- defects ----------------------------------------------------------------------------
+
+_CUT = "cut_at_limit"
+_ALONE = "nothing_to_execute"  # costs nothing, so runs that have only this are counted apart
+
+
+class _Found(NamedTuple):
+    kind: str
+    problem: str
+    at: int | None
+    example: str
 
 
 def defects(logs: Logs, *, cap: int = CAP) -> pd.DataFrame:
     """Every kind of defect over all SPRINT runs: how often, in how many runs, and one example of at most 60 characters.
 
     Columns: kind, meaning, count, runs, share (percent of all runs), n, problem, at
-    (offset in the text), example. The last two rows are no defects of the format:
-    executions that were cut at `cap` tokens, and runs with nothing wrong.
+    (offset in the text), example. Kinds that no run has are there with 0. The last three
+    rows are no defects of the format: executions that were cut at `cap` tokens, runs with
+    nothing but stages that had nothing to execute, and runs with nothing wrong.
     """
-    found = [(log, defect) for log in logs.sprint for defect in _parsed(log).defects]
-    cut = [
-        (log, execution)
-        for log in logs.sprint
-        for stage in _parsed(log).stages
-        for execution in stage.executions
-        if logs.count(execution.text.strip()) >= cap
-    ]
-    rows: list[tuple[Any, ...]] = []
-    for kind, times in Counter(defect.kind for _, defect in found).most_common():
-        here = [(log, defect) for log, defect in found if defect.kind == kind]
-        runs = len({log.problem.id for log, _ in here})
-        log, defect = here[0]
-        rows.append((kind, DEFECTS[kind], times, runs, log.problem.id, defect.at, _short(defect.note)))
-    runs = len({log.problem.id for log, _ in cut})
-    example = (cut[0][0].problem.id, None, f"execution_{cut[0][1].stage}.{cut[0][1].index}") if cut else ("", None, "")
-    rows.append(
-        ("cut_at_limit", f"an execution of {cap:,} tokens, where the engine stopped it", len(cut), runs, *example)
-    )
-    clean = len(logs.sprint) - len({log.problem.id for log, _ in [*found, *cut]})
-    rows.append(("none", "nothing wrong", clean, clean, "", None, ""))
-    frame = pd.DataFrame(rows, columns=["kind", "meaning", "count", "runs", "problem", "at", "example"])
+    by_run = [_found(log, logs.count, cap) for log in logs.sprint]
+    by_kind: dict[str, list[_Found]] = {kind: [] for kind in (*DEFECTS, _CUT)}
+    for one in (one for found in by_run for one in found):
+        by_kind[one.kind].append(one)
+    rows = [_defect_row(kind, DEFECTS[kind], by_kind[kind]) for kind in DEFECTS]
+    rows.sort(key=lambda row: row["count"], reverse=True)
+    rows.append(_defect_row(_CUT, f"an execution of {cap:,} tokens, where the engine stopped it", by_kind[_CUT]))
+    kinds = [{one.kind for one in found} for found in by_run]
+    for kind, meaning, exactly in (
+        (f"only_{_ALONE}", f"nothing but {_ALONE}", {_ALONE}),
+        ("none", "nothing wrong", set()),
+    ):
+        rows.append(_defect_row(kind, meaning, []) | dict.fromkeys(("count", "runs"), kinds.count(exactly)))
+    frame = pd.DataFrame(rows)
     frame.insert(4, "share", 100 * frame["runs"] / len(logs.sprint))
     frame.insert(5, "n", len(logs.sprint))
     return frame.astype({"at": "Int64"})
 
 
-def _parsed(log: Log) -> Trajectory:
-    return log.trajectory or parse(log.text)
+def _found(log: Log, count: Count, cap: int) -> list[_Found]:
+    """The defects of one run, and its executions that were cut."""
+    trajectory, id_ = log.trajectory or parse(log.text), log.problem.id
+    cut = [e for stage in trajectory.stages for e in stage.executions if count(e.text.strip()) >= cap]
+    found = [_Found(defect.kind, id_, defect.at, _short(defect.note)) for defect in trajectory.defects]
+    return found + [_Found(_CUT, id_, None, f"execution_{e.stage}.{e.index}") for e in cut]
+
+
+def _defect_row(kind: str, meaning: str, found: Sequence[_Found]) -> dict[str, Any]:
+    first = found[0] if found else _Found(kind, "", None, "")
+    row = {"kind": kind, "meaning": meaning, "count": len(found), "runs": len({one.problem for one in found})}
+    return row | {"problem": first.problem, "at": first.at, "example": first.example}
 
 
 def _short(text: str) -> str:

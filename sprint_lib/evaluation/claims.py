@@ -29,9 +29,10 @@ effect* are a half, so that *reproduced* is an interval wholly on the paper's si
 A number may also be counted anew from the outputs that the authors released. Such a row is *of* those outputs, not of
 this run, says how they were counted, and, where several ways of counting are possible, under how many it holds.
 
-The basis of a claim says what a verdict is worth. *measured*: a model's output decides it. *by construction*: the code
-or the parameters of this suite do (a sequential call is one call; a setting was set to the paper's value), no output
-could contradict it, and it is listed for completeness and counted apart.
+The basis of a claim says what a verdict is worth. *measured*: a model's output decides it. *estimated*: a model of time
+does, with rates that were fitted, from the counts of such an output. *by construction*: the code or the parameters of
+this suite do (a sequential call is one call; a setting was set to the paper's value), no output could contradict it,
+and it is listed for completeness and counted apart.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from sprint_lib.evaluation.statistics import Estimate
 from sprint_lib.wording import did_you_mean, readable, unknown
 
 VERDICTS = ("reproduced", "different", "underpowered", "not run")
-MEASURED, BUILT = "measured", "by construction"  # the basis of a claim
+MEASURED, ESTIMATED, BUILT = "measured", "estimated", "by construction"  # the basis of a claim
 OWN, RELEASED = "this run", "the authors' released outputs"  # what an estimate is of
 
 COUNTDOWN = "countdown"  # the setting that every run of this suite provides
@@ -77,6 +78,7 @@ SETTINGS = {
 class Claim:
     """One number (or, with `paper` None, one direction) of a paper.
 
+    `n` is how many problems the paper's number is from, None where it does not say, as for its long ones.
     `direction` is +1 or -1 for claims without a number; `none` is the value that means no effect, None where no
     value does.
     """
@@ -91,7 +93,7 @@ class Claim:
     margin: float = 0.0
     none: float | None = None
     direction: int = 0
-    basis: str = MEASURED  # or BUILT
+    basis: str = MEASURED  # or ESTIMATED, BUILT
 
 
 # --- verdicts -------------------------------------------------------------------------
@@ -199,7 +201,7 @@ def _row(claim: Claim, own: Estimate | None, recount: Recount | None) -> dict[st
     estimate = recount.estimate if recount else own
     found, why = verdict(claim, estimate)
     if recount and recount.views:
-        why += f"; reproduced under {recount.holds} of {recount.views} ways of counting"
+        why += f"; reproduced under {recount.holds} of {recount.views} ways of counting that differ"
     if estimate and claim.basis == BUILT:
         why = f"{BUILT}: {why}"
     return {
@@ -256,8 +258,8 @@ class Recount:
         id: of the claim; `estimate` is in its unit.
         under: how it was counted, in words.
         figure: the figure that shows it, a path in the workspace, or nothing.
-        views: in how many ways it was counted, and `holds`, under how many of them the claim is reproduced; both 0
-            where there is only one way.
+        views: how many ways of counting give different numbers, and `holds`, under how many of them the claim is
+            reproduced; both 0 where all give one number.
     """
 
     id: str
@@ -580,26 +582,28 @@ def _figures() -> Iterator[Claim]:
             words = f"sequential tokens saved against RFT, {_words(which)}{_CONTROL if which == 'long' else ''}"
             for ending, how in _BUCKETED.items() if task == "math500" else [("", "")]:
                 id_, said = f"figure6.{task}.{which}{ending}", f"{words}, {how}" if how else words
-                yield _reduction(id_, "SPRINT, Figure 6", said, value, setting, task)
+                yield _reduction(id_, "SPRINT, Figure 6", said, value, setting, task, whole=which == "all")
         if {"all", "long"} <= set(values):
             more = round(values["long"] - values["all"], 6)
             words = f"saving on long problems minus saving on all{_CONTROL}"
             id_ = f"figure6.{task}.long_minus_all"
-            yield _reduction(id_, "SPRINT, Figure 6, computed from it", words, more, setting, task, "points")
+            yield _reduction(
+                id_, "SPRINT, Figure 6, computed from it", words, more, setting, task, "points", whole=False
+            )
 
 
 def _other_numbers() -> Iterator[Claim]:
     for part, systems in _RUNTIME.items():
+        n = _N.get(part)  # how many long problems it has the paper does not say
+        there = "7b/math500"
         for system, seconds in systems.items():
-            words = f"estimated seconds a problem, {_words(system)} on {_words(part)}"
+            id_, words = f"runtime.{part}.{system}", f"estimated seconds a problem, {_words(system)} on {_words(part)}"
             margin = _RELATIVE_MARGIN * seconds
-            yield Claim(
-                f"runtime.{part}.{system}", "SPRINT, runtime estimate", words, seconds, "s", "7b/math500", 500, margin
-            )
+            yield Claim(id_, "SPRINT, runtime estimate", words, seconds, "s", there, n, margin, basis=ESTIMATED)
         ratio = round(systems["sprint"] / systems["rft"], 3)
         id_, words = f"runtime.{part}.sprint_over_rft", f"estimated seconds of SPRINT over RFT's on {_words(part)}"
         source, margin = "SPRINT, runtime estimate, computed from it", _RELATIVE_MARGIN * ratio
-        yield Claim(id_, source, words, ratio, "ratio", "7b/math500", 500, margin, 1.0)
+        yield Claim(id_, source, words, ratio, "ratio", there, n, margin, 1.0, basis=ESTIMATED)
     where = "SPRINT, section 3.2 and A.2"
     value: float
     for key, value, unit in (("source_traces", 6000, "traces"), ("kept_samples", 1700, "samples")):
@@ -609,6 +613,10 @@ def _other_numbers() -> Iterator[Claim]:
         yield Claim(f"curation.{key}", where, f"{_words(key)} (a setting)", value, unit, COUNTDOWN, basis=BUILT)
     words = "executions of fewer lines than this are folded into their plans"
     yield Claim("curation.fold_below", where, words, 3, "lines", "examples")
+    words = "released traces that a filter of 1.5 steps a stage keeps or drops as the authors did"
+    yield Claim("curation.filter_of_examples", where, words, 100, "%", "examples")
+    words = "stages of the longest released run, where the paper stops it"
+    yield Claim("curation.stages_of_released_runs", "SPRINT, section 3.1 and A.1", words, 12, "stages", "7b/math500")
     examples: dict[str, tuple[str, float, str]] = {
         "appendix_b1.parabola_trace_sequential_tokens": ("parabola trace before packing", 1645, "tokens"),
         "appendix_b1.packed_sequential_tokens": ("parabola trace after packing", 1445, "tokens"),
@@ -631,9 +639,12 @@ def _other_numbers() -> Iterator[Claim]:
         )
 
 
-def _reduction(id_: str, source: str, words: str, value: float, setting: str, task: str, unit: str = "%") -> Claim:
-    words = f"{words} ({_words(task)})"
-    return Claim(id_, source, words, value, unit, setting, _N[task], _REDUCTION_MARGIN, 0.0)
+def _reduction(
+    id_: str, source: str, words: str, value: float, setting: str, task: str, unit: str = "%", *, whole: bool = True
+) -> Claim:
+    """`whole`: over all problems of the task, not over some whose number the paper does not give."""
+    n = _N[task] if whole else None
+    return Claim(id_, source, f"{words} ({_words(task)})", value, unit, setting, n, _REDUCTION_MARGIN, 0.0)
 
 
 def _direction(id_: str, source: str, words: str, unit: str, none: float, setting: str = COUNTDOWN) -> Claim:

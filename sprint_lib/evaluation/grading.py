@@ -15,14 +15,12 @@ from typing import Any
 import pandas as pd
 
 from sprint_lib.evaluation import statistics
-from sprint_lib.evaluation.statistics import Estimate
+from sprint_lib.evaluation.statistics import NONE, Estimate
 from sprint_lib.tables import bounded
 from sprint_lib.tasks import NO_ANSWER, Grade, Problem, check_unique
 from sprint_lib.tasks.graders import GRADERS, UNDECIDED, get_grader
 
 DENOMINATORS = ("all", "answered")  # whether a problem without an answer counts as wrong or not at all
-
-_NONE = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -131,18 +129,48 @@ def grade(
     return Matrix(references, grades)
 
 
+def nearest(accuracy: pd.DataFrame, reported: Mapping[str, float], texts: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Which graders, denominators and texts come closest to reported accuracies; several rows where equally close.
+
+    Columns: those of `accuracy` (`system` names the texts), and before them `reported_as` (the system that was
+    reported), `paper` (percent), and `possible`: the accuracies next to it that can come about if every problem counts.
+
+    Args:
+        accuracy: the frame of `Matrix.accuracy`.
+        reported: accuracies in percent by system.
+        texts: by reported system the systems of `accuracy` whose texts may have been graded for it.
+    """
+    found = []
+    for name, paper in reported.items():
+        part = accuracy[accuracy["system"].isin(texts[name])]
+        off = (part["accuracy"] - paper).abs()
+        best = part[off <= off.min() + 1e-9].reset_index(drop=True)
+        possible = _possible(paper, int(part.loc[part["denominator"] == "all", "n"].max()))
+        best.insert(0, "possible", " or ".join(f"{share:.1f}" for share in possible))
+        best.insert(0, "paper", paper)
+        best.insert(0, "reported_as", name)
+        found.append(best)
+    return pd.concat(found, ignore_index=True)
+
+
+def _possible(percent: float, n: int) -> list[float]:
+    """The shares of n, in percent, that are next to this one; only this one if it is a share of n."""
+    hits = round(percent * n / 100, 6)
+    return sorted({100 * k / n for k in (math.floor(hits), math.ceil(hits))})
+
+
 def _counted(grades: Iterable[Grade], denominator: str) -> list[bool]:
     return [grade.correct for grade in grades if denominator == "all" or grade.reason != NO_ANSWER]
 
 
 def _share(outcomes: Sequence[bool]) -> Estimate:
-    return statistics.proportion(outcomes) if outcomes else _NONE
+    return statistics.proportion(outcomes) if outcomes else NONE
 
 
 def _compared(pairs: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
     first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     test = statistics.mcnemar(first, second)
-    difference = statistics.accuracy_difference(first, second).scaled(100) if pairs else _NONE
+    difference = statistics.accuracy_difference(first, second).scaled(100) if pairs else NONE
     return {
         **bounded("difference", difference),
         "n": len(pairs),

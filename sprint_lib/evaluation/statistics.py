@@ -43,6 +43,9 @@ class Estimate:
         return Estimate(self.value * factor, self.low * factor, self.high * factor, self.n)
 
 
+NONE = Estimate(math.nan, math.nan, math.nan, 0)  # of no problem at all
+
+
 def aligned(*runs: Mapping[str, float]) -> tuple[Array, ...]:
     """Values by problem id of several runs as columns in one order, that of the first.
 

@@ -115,16 +115,19 @@ def normalised(answer: str) -> str:
 
 # --- options --------------------------------------------------------------------------
 
-_LABEL = r"(?:\(([A-Z])\)(?!\w)|([A-Z])(?=[.,:;)*$\s]|$)(?!\s[a-z]))"  # `(B)`, or `B` where it is no word of a sentence
+# `(B)`, or `B` where it is no word of a sentence.
+_LABEL = r"(?:\(([A-Z])\)(?!\w)|([A-Z])(?=[.,:;)*$}\s]|\\[)\]]|$)(?!\s[a-z]))"
 _BEFORE = r"(?:(?i:option|choice|answer|is)\b[\s:]{0,5}){0,3}"
+# What a formula or a word in bold begins with.
+_OPENED = r"(?:[*$\s{]|\\[(\[]|\\(?:text|math)(?:bf|it|rm|sf|normal)?(?![a-zA-Z])){0,6}"
 _IN_BOX = re.compile(rf"{_BEFORE}{_LABEL}(?!\s*(?:,|(?:and|or)\b))")
-_SAID = re.compile(rf"(?i:\banswer)\b[\s:*]{{0,5}}{_BEFORE}[*$\s]{{0,5}}{_LABEL}")
+_SAID = re.compile(rf"(?i:\banswer)\b[\s:*]{{0,5}}{_BEFORE}{_OPENED}{_BEFORE}{_LABEL}")
 
 
 def option_label(text: str, labels: Sequence[str]) -> str | None:
     r"""The label of the option that a text chooses: that of its last box, or without a box of its last "answer is ...".
 
-    `\boxed{B}`, `\boxed{\text{(B)}}` and `\boxed{B. four}` all choose B; `\boxed{A, B}` chooses none.
+    `\boxed{B}`, `\boxed{\text{(B)}}`, `\boxed{B. four}` and "the answer is \textbf{B}" choose B; `\boxed{A, B}` none.
     """
     box = last_box(text)
     if box is not None:

@@ -38,9 +38,9 @@ class Gpqa:
         """Return `n` problems, the same for the same seed; the answer is a label, `meta` holds the options in order.
 
         Raises:
-            FileNotFoundError, ValueError: see `Source.rows` and `choose`.
+            FileNotFoundError, ValueError: see `Source.problems` and `choose`.
         """
-        problems = [_problem(row, seed) for row in SOURCE.rows(self.path)]
+        problems = SOURCE.problems(lambda row: _problem(row, seed), self.path)
         return choose(self.name, problems, n, split=split, seed=seed)
 
     def grade(self, problem: Problem, text: str) -> Grade:
@@ -53,7 +53,7 @@ class Gpqa:
 
 def _problem(row: Row, seed: int) -> Problem:
     order = random.Random(f"gpqa {seed} {row['Record ID']}").sample(range(len(LABELS)), len(LABELS))
-    options = [row[_OPTIONS[place]].strip() for place in order]
+    options = [str(row[_OPTIONS[place]]).strip() for place in order]
     lines = [f"{label}) {option}" for label, option in zip(LABELS, options, strict=True)]
-    question = "\n".join([row["Question"].strip(), "", *lines])
-    return Problem(row["Record ID"], question, LABELS[order.index(0)], {"options": options})
+    question = "\n".join([str(row["Question"]).strip(), "", *lines])
+    return Problem(str(row["Record ID"]), question, LABELS[order.index(0)], {"options": options})

@@ -18,7 +18,7 @@ from sprint_lib.tasks import NO_ANSWER, Grade, symbolic
 from sprint_lib.tasks.boxed import first_box, in_commands, last_box, last_run, normalised
 from sprint_lib.wording import unknown
 
-UNDECIDED = "not decided within the limits"  # the reason of a grade where a comparison was given up; not correct
+UNDECIDED = "not decided"  # the reason of a grade where a comparison was given up or broke down; not correct
 DEFAULT = "math_verify"
 
 
@@ -83,7 +83,7 @@ def same_by_math_verify(reference: str, answer: str) -> bool | None:
         return False
     verdict = symbolic.same("math_verify", in_commands(reference), in_commands(answer))
     hundredths = [_PERCENTAGE.sub(r"\\frac{\1}{100}", text) for text in (first, second)]
-    if verdict is False and (hundredths[0] == first) != (hundredths[1] == second):
+    if not verdict and (hundredths[0] == first) != (hundredths[1] == second):
         return symbolic.same("math_verify", *hundredths)
     return verdict
 
@@ -98,12 +98,13 @@ _LOOSE = re.compile(r"\\text\{([^}]*)\}|\\left(\()|\\right(\))|(?<=\d)[,_](?=\d)
 
 
 def same_as_released(reference: str, answer: str) -> bool | None:
-    r"""The comparison of the released code as its pinned packages run it: the first of three steps that says yes.
+    r"""The comparison of the released code: the first of three steps that says yes.
 
     `\text` and sized brackets are taken off, underscores and commas between digits dropped. Then: equal but for
     spaces; equal by math-verify, as plain text; equal in letters and digits alone, so that a sign, a fraction bar or
-    the kind of a bracket does not count. (A further step, SymPy's `parse_latex`, raises with the antlr version that
-    is pinned beside it, which is caught: see `same_as_released_with_latex`. Their math-verify is 0.7.)
+    the kind of a bracket does not count. A further step, SymPy's `parse_latex`, raises with the antlr version that is
+    pinned beside it, which is caught: see `same_as_released_with_latex`. Not as their pinned packages run it: theirs
+    has math-verify 0.7, here it is the one that is installed.
     """
     return _first_yes(reference, answer, "bare")
 

@@ -5,11 +5,12 @@ The in-distribution task of SPRINT (Table 2, Figures 4 to 6). Answers are LaTeX;
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sprint_lib.tasks import Grade, Problem
 from sprint_lib.tasks.graders import DEFAULT, GRADERS
-from sprint_lib.tasks.sources import Source, choose
+from sprint_lib.tasks.sources import Row, Source, choose
 
 SOURCE = Source(
     task="math500",
@@ -20,6 +21,7 @@ SOURCE = Source(
     revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
     columns=("unique_id", "problem", "answer", "subject", "level"),
 )
+_LEVEL = re.compile(r"(?:Level )?([1-5])")  # the original data say `Level 5`
 
 
 class Math500:
@@ -34,19 +36,19 @@ class Math500:
         """Return `n` problems, the same for the same seed; `meta` holds `level` (1 to 5) and `subject`.
 
         Raises:
-            FileNotFoundError, ValueError: see `Source.rows` and `choose`.
+            FileNotFoundError, ValueError: see `Source.problems` and `choose`.
         """
-        problems = [
-            Problem(
-                id=row["unique_id"],
-                question=row["problem"],
-                answer=row["answer"],
-                meta={"level": int(row["level"]), "subject": row["subject"]},
-            )
-            for row in SOURCE.rows(self.path)
-        ]
-        return choose(self.name, problems, n, split=split, seed=seed)
+        return choose(self.name, SOURCE.problems(_problem, self.path), n, split=split, seed=seed)
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Grade the last boxes of a final text by math-verify. Never raises on any string."""
         return GRADERS[DEFAULT](problem.answer, text)
+
+
+def _problem(row: Row) -> Problem:
+    level = _LEVEL.fullmatch(str(row["level"]).strip())
+    if level is None:
+        raise ValueError(f"level {str(row['level'])[:60]!r} is none of 1 to 5")
+    texts = {column: str(row[column]) for column in ("unique_id", "problem", "answer", "subject")}
+    meta = {"level": int(level[1]), "subject": texts["subject"]}
+    return Problem(texts["unique_id"], texts["problem"], texts["answer"], meta)

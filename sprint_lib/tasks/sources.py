@@ -1,4 +1,4 @@
-"""The rows of a published data set: from a file on this machine, or from the hub by a pinned revision."""
+"""The problems of a published data set: from a file on this machine, or from the hub by a pinned revision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,31 +33,56 @@ class Source:
     columns: tuple[str, ...]
     note: str = ""
 
-    def rows(self, path: Path | str | None = None) -> list[Row]:
-        """All rows, from `path`, the file that the environment names, or the hub.
+    def problems(self, make: Callable[[Row], Problem], path: Path | str | None = None) -> list[Problem]:
+        """All rows, each made into a problem, from `path`, the file that the environment names, or the hub.
+
+        What `make` reads of a row is text or a number, and not empty.
 
         Raises:
             FileNotFoundError: if there is no such file, or the data set cannot be had; the message says what to do.
-            ValueError: if a row of the file cannot be read or lacks a column.
+            ValueError: if a row cannot be read, lacks a column, or `make` refuses it; the message has file and row.
         """
         given = path or os.environ.get(self.variable)
-        rows = self._file(Path(given)) if given else self._hub()
-        for number, row in enumerate(rows, 1):
-            if lacking := [column for column in self.columns if not str(row.get(column) or "").strip()]:
-                where = given or self.dataset
-                raise ValueError(f"{self.task}: {where}, row {number}: no {lacking[0]!r}; is this {self.dataset}?")
-        return rows
+        found = []
+        for number, row in enumerate(self._file(Path(given)) if given else self._hub(), 1):
+            try:
+                found.append(make(self._checked(row)))
+            except ValueError as error:
+                where = f"{self.task}: {given or self.dataset}, row {number}"
+                raise ValueError(f"{where}: {error}; is this {self.dataset}?") from error
+        return found
+
+    def _checked(self, row: Row) -> Row:
+        for column in self.columns:
+            value = row.get(column)
+            if value is None or not str(value).strip():
+                raise ValueError(f"no {column!r}")
+            if not isinstance(value, str | int | float):
+                raise ValueError(f"{column!r} is neither text nor a number")
+        return row
 
     def _file(self, path: Path) -> list[Row]:
         if not path.is_file():
             raise FileNotFoundError(f"{self.task}: {path}: no such file; {self._way_out()}")
-        if path.suffix == ".csv":
-            try:
+        try:
+            if path.suffix == ".csv":
                 with path.open(encoding="utf-8-sig", newline="") as file:
                     return list(csv.DictReader(file))
-            except csv.Error as error:
-                raise ValueError(f"{path}: not a CSV file: {error}") from error
-        return [_decoded(path, number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line]
+            lines = path.read_bytes().splitlines()
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.task}: {path}: not a CSV file in UTF-8: {error}; {self._way_out()}") from error
+        except OSError as error:
+            raise FileNotFoundError(f"{self.task}: {path}: {error.strerror}; {self._way_out()}") from error
+        return [self._decoded(path, number, line) for number, line in enumerate(lines, 1) if line]
+
+    def _decoded(self, path: Path, number: int, line: bytes) -> Row:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{self.task}: {path}:{number}: not a row of JSON lines; {self._way_out()}")
+        return row
 
     def _hub(self) -> list[Row]:
         import datasets
@@ -70,16 +95,6 @@ class Source:
 
     def _way_out(self) -> str:
         return f"{self.note}set {self.variable} to a file with the data, or let the hub be reached"
-
-
-def _decoded(path: Path, number: int, line: bytes) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise ValueError(f"{path}:{number}: not a row of JSON lines")
-    return row
 
 
 def choose(task: str, problems: Sequence[Problem], n: int, *, split: str, seed: int) -> list[Problem]:
