@@ -1,5 +1,6 @@
 """What a notebook needs that does not come with this project, such as the authors' released outputs. Its metadata
-names it; where it is not at hand, the suite leaves the notebook out and says what to do.
+names it; where it is not at hand, the suite leaves the notebook out and says what to do. A notebook with a parameter
+`source` needs it only where that is what the parameter says.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def lacking(step: Step) -> str:
 
     Only looks whether the files are there: the notebook reads them, and says what is wrong with them.
     """
-    if step.notebook.needs != "released":
+    if not _needed(step):
         return ""
     from sprint_lib import released
 
@@ -39,7 +40,7 @@ def state(step: Step) -> dict[str, str]:
 
     Names and sizes count, so that this takes milliseconds. Two files with one tokenizer's vocabulary count alike.
     """
-    if not step.notebook.needs or lacking(step):
+    if not _needed(step) or lacking(step):
         return {}
     from sprint_lib import released
 
@@ -55,6 +56,11 @@ def environment() -> dict[str, str]:
 
     given = {name: os.environ.get(name) for name in (released.VARIABLE, VOCABULARY)}
     return {name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path}
+
+
+def _needed(step: Step) -> bool:
+    needs = step.notebook.needs
+    return bool(needs) and step.parameters.get("source", needs) == needs
 
 
 def _folder(step: Step) -> Path | None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sprint_lib.needs import VOCABULARY
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -65,6 +68,15 @@ def counter(name: str | Path) -> Count:
         return _from_file(models.path(str(name)) / "tokenizer.json")
     except FileNotFoundError as error:
         raise TokenizerError(f"{error}, or a .tiktoken file, or a name on the hub such as Qwen/Qwen2.5-7B") from error
+
+
+def at_hand(name: str) -> str:
+    """What stands for a tokenizer of the hub where `needs.VOCABULARY` names Qwen2.5's vocabulary file: that file.
+
+    It gives the counts of every tokenizer of the paper's models. Any other name stays as it is.
+    """
+    given = os.environ.get(VOCABULARY)
+    return given if given and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else name
 
 
 def _from_file(path: Path) -> Count:
