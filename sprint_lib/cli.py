@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -60,7 +61,8 @@ def _is_refusal(error: Exception) -> bool:
     kinds: tuple[type[Exception], ...] = (CommandError, ParamsError)
     others = {
         **{"suite": "SuiteError", "texts": "TextError", "engines": "EngineError", "store": "LogError"},
-        **{"tokens": "TokenizerError", "released": "ReleasedError"},
+        **{"tokens": "TokenizerError", "released": "ReleasedError", "serving": "ServingError"},
+        **{"curation.sources": "SourceError", "curation.dataset": "DatasetError"},
     }
     for module, name in others.items():
         if loaded := sys.modules.get(f"sprint_lib.{module}"):
@@ -94,6 +96,7 @@ def _add(
 def _add_suite_commands(commands: Commands) -> None:
     run = _add(commands, "run", _run, "run the notebooks of a profile that are not up to date, and rebuild its report")
     run.add_argument("--only", nargs="+", default=[], metavar="NN", help="only these notebooks, by number or name")
+    run.add_argument("--with", dest="also", nargs="+", default=[], metavar="NN", help="also these opt-in notebooks")
     run.add_argument("--from", dest="start", metavar="NN", help="from this notebook on")
     run.add_argument("--force", action="store_true", help="also what is up to date (finished records are kept)")
     run.add_argument("--dry-run", action="store_true", help="say what would run and why, and do nothing")
@@ -136,6 +139,7 @@ def _add_model_commands(commands: Commands) -> None:
     solve.add_argument("--method", default="sprint", help="sprint (default) or sequential")
     solve.add_argument("--temperature", type=float, default=0.0)
     solve.add_argument("--seed", type=int, default=0)
+    _add_serving(commands)
     train = commands.add_parser("train", help="train a model").add_subparsers(required=True, metavar="base|sft")
     base = _add(train, "base", _train_base, "train the base model from scratch on search traces")
     base.add_argument("--out", type=Path, required=True, help="folder for the model")
@@ -144,9 +148,30 @@ def _add_model_commands(commands: Commands) -> None:
     base.add_argument("--threads", type=int, default=2)
     sft = _add(train, "sft", _train_sft, "fine-tune as a JSON file says: samples, base, out, config")
     sft.add_argument("config", type=Path)
+    curate = _add(
+        commands, "curate", _curate, "make a data set of traces as a YAML file says; goes on where it was", as_json=True
+    )
+    curate.add_argument("spec", type=Path, help="source, out, annotator, model, base_url, key_variable, prices, ...")
+    curate.add_argument("--dry-run", action="store_true", help="say what would be asked and paid, and do nothing")
+    curate.add_argument("--push", metavar="OWNER/NAME", help="upload the data set to the hub when it is saved")
     evaluate = _add(commands, "eval", _eval, "run a method on a task as a JSON or YAML file says; goes on where it was")
     evaluate.add_argument("spec", type=Path, help="one run or a list of runs: name, method, task, split, n, seed, ...")
     evaluate.add_argument("--profile", default="laptop", help="whose data/attempts/ to write (default: laptop)")
+
+
+def _add_serving(commands: Commands) -> None:
+    server = _add(commands, "serve-model", _serve_model, "serve a model by an OpenAI-compatible server, vLLM")
+    server.add_argument("model", help="folder in Hugging Face's layout, owner/name on the hub, or a shipped model")
+    server.add_argument("--name", default="", help="what requests call it (default: its folder's name)")
+    server.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    server.add_argument("--port", type=int, default=8000, help="0: any that is free (default: 8000)")
+    server.add_argument("--dtype", default="auto", help="auto (as saved), float32, bfloat16, float16")
+    server.add_argument("--max-model-len", type=int, metavar="TOKENS", help="longest context (default: the model's)")
+    server.add_argument("--data-parallel-size", type=int, default=1, metavar="N", help="copies of it, a GPU each")
+    server.add_argument("--nodes", type=int, default=1, metavar="M", help="machines that share the copies, by Ray")
+    server.add_argument("--log", type=Path, metavar="FILE", help="default: in the server's environment")
+    server.add_argument("--dry-run", action="store_true", help="print the exact command and start nothing")
+    server.add_argument("--device", choices=("cpu", "cuda"), help="for --dry-run (default: what is installed)")
 
 
 # --- the suite ------------------------------------------------------------------------
@@ -156,7 +181,12 @@ def _run(options: argparse.Namespace) -> int:
     from sprint_lib import suite
 
     return suite.run(
-        options.profile, only=options.only, start=options.start, force=options.force, dry_run=options.dry_run
+        options.profile,
+        only=options.only,
+        also=options.also,
+        start=options.start,
+        force=options.force,
+        dry_run=options.dry_run,
     )
 
 
@@ -464,6 +494,35 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
+def _curate(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from sprint_lib.chat import EndpointError
+    from sprint_lib.curation import corpus
+
+    spec = corpus.read_spec(options.spec)
+    if options.dry_run:
+        found = asyncio.run(corpus.estimate(spec))
+        if options.json:
+            return _print_json(found)
+        print(corpus.describe_estimate(found))
+        return 0
+    try:
+        report = asyncio.run(corpus.run(spec))
+    except EndpointError as error:
+        print(f"sprint: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        _print_json(report)
+    else:
+        print(corpus.describe(report))
+    if options.push:
+        from sprint_lib.curation import dataset
+
+        print(dataset.push(spec.folder / "dataset", options.push), file=sys.stderr)
+    return 0
+
+
 def _read_specs(path: Path) -> list[RunSpec]:
     """The runs a file describes, checked as far as can be without an engine."""
     from sprint_lib.evaluation.runs import RunSpec, run_key
@@ -482,6 +541,32 @@ def _read_specs(path: Path) -> list[RunSpec]:
     if len({spec.name for spec in specs}) < len(specs):
         raise CommandError(f"{path}: two runs have one name")
     return specs
+
+
+def _serve_model(options: argparse.Namespace) -> int:
+    from sprint_lib import serving
+
+    given = ("model", "name", "host", "port", "dtype", "max_model_len", "data_parallel_size", "nodes")
+    settings = serving.Settings(**{key: getattr(options, key) for key in given})
+    if options.dry_run:
+        print(serving.command(settings, serving.assumed_environment(options.device)))
+        return 0
+    if options.device:
+        raise CommandError("--device is for --dry-run; what is installed decides: `make server DEVICE=cpu` or cuda")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # through the end of the with block
+    server = serving.Server(settings, options.log)
+    print(f"starting; log: {server.log}", file=sys.stderr)
+    try:
+        with server:
+            print(server.url, flush=True)
+            print(f"serving {server.name!r}; Ctrl-C stops it", file=sys.stderr)
+            server.watch()
+    except serving.ServerDied as error:
+        print(f"sprint: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 1
 
 
 # --- printing -------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from sprint_lib import models, released, store
+from sprint_lib import models, released, serving, store
 
 _DISTRIBUTION = "sprint-replication"
 _MEMORY_GB, _DISK_GB = 3.0, 2.0  # what the laptop profile needs
@@ -46,7 +46,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything the project uses. Takes some seconds (torch is imported in a process of its own)."""
     checks: list[Callable[[], Iterator[Finding]]] = [
-        _python, _packages, _lock, _machine, _torch, _folders, _models, _released, _programs,
+        _python, _packages, _lock, _machine, _torch, _folders, _models, _released, _server, _programs,
     ]  # fmt: skip
     return [finding for check in checks for finding in check()]
 
@@ -196,6 +196,16 @@ def _released() -> Iterator[Finding]:
     except released.ReleasedError:
         remedy = f"`sprint released fetch`, or set {released.VARIABLE}; what needs them says *not run* until then"
         yield Finding("released logs", "optional", f"not, or not whole, in {released.locate()}", remedy)
+
+
+def _server() -> Iterator[Finding]:
+    """The environment of the model server: there or not, nothing is started here."""
+    try:
+        found = serving.environment()
+        yield Finding("model server", "ok", f"vLLM for {found.device} in {found.folder}")
+    except serving.ServingError as error:
+        remedy = "`make server`; only `sprint serve-model` and its slow tests need it"
+        yield Finding("model server", "optional", str(error).partition(";")[0], remedy)
 
 
 def _programs() -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """What a notebook needs that does not come with this project, such as the authors' released outputs. Its metadata
 names it; where it is not at hand, or not what it should be, the suite leaves the notebook out and says what to do.
+A notebook with a parameter `source` needs it only where that is what the parameter says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ NEEDS = ("released",)  # what `needs` in a notebook's metadata may say
 
 def lacking(step: Step) -> str:
     """What a step needs and is not at hand, or not what was released, and the way out; "" if nothing lacks."""
-    if step.notebook.needs != "released":
+    if not _needed(step):
         return ""
     from sprint_lib import released
 
@@ -33,7 +34,7 @@ def state(step: Step) -> dict[str, dict[str, str]]:
     Those of the released outputs are known: a copy with others counts as not at hand. Two files with one tokenizer's
     vocabulary count alike.
     """
-    if not step.notebook.needs or lacking(step):
+    if not _needed(step) or lacking(step):
         return {}
     from sprint_lib import released
 
@@ -46,6 +47,11 @@ def environment() -> dict[str, str]:
 
     given = {name: os.environ.get(name) for name in (released.VARIABLE, tokens.VOCABULARY)}
     return {name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path}
+
+
+def _needed(step: Step) -> bool:
+    needs = step.notebook.needs
+    return bool(needs) and step.parameters.get("source", needs) == needs
 
 
 def _folder(step: Step) -> Path | None:

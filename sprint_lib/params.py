@@ -1,6 +1,7 @@
 """Notebooks and their parameters: what a notebook declares, what a profile sets, and every reason to refuse
 before anything runs. A notebook's `parameters` cell holds plain literals (the laptop defaults), its metadata
-says what it reads and writes; `params/<profile>.yaml` overrides the literals. A key that no notebook has, or
+says what it reads and writes; `params/<profile>.yaml` overrides the literals and may say that some notebooks
+are opt-in, which means that they run only when asked for by name. A key that no notebook has, or
 that a notebook has but never uses, would be ignored in silence and is refused instead.
 """
 
@@ -10,7 +11,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +22,7 @@ from sprint_lib.needs import NEEDS
 from sprint_lib.wording import did_you_mean
 
 _METADATA_KEYS = {"inputs", "optional", "outputs", "minutes", "needs"}
+_PROFILE_KEYS = ("profile", "opt_in", "notebooks")
 _NAME = re.compile(r"\d+_\w+")
 
 
@@ -84,10 +86,11 @@ class Notebook:
 
 @dataclass(frozen=True)
 class Step:
-    """A notebook with the parameters a profile gives it (defaults overlaid)."""
+    """A notebook with the parameters a profile gives it (defaults overlaid); `opt_in` ones run only when asked for."""
 
     notebook: Notebook
     parameters: dict[str, Any]
+    opt_in: bool = False
 
     @property
     def name(self) -> str:
@@ -104,7 +107,7 @@ def checked_steps(notebooks: Path, params: Path) -> list[Step]:
     Raises:
         ParamsError: with every problem found, one a line: notebook, key and the way out.
     """
-    profile, wanted = load_profile(params)
+    profile, wanted, opt_in = load_profile(params)
     paths = {path.stem: path for path in sorted(notebooks.glob("*.ipynb")) if not path.name.startswith(".")}
     problems: list[str] = []
     steps: list[Step] = []
@@ -113,7 +116,8 @@ def checked_steps(notebooks: Path, params: Path) -> list[Step]:
             problems.append(f"{params}: no notebook '{name}' in {notebooks}/{did_you_mean(name, paths)}")
     for name in sorted(set(wanted) & set(paths), key=_order):
         try:
-            steps.append(_checked_step(read_notebook(paths[name]), profile, wanted[name], params))
+            step = _checked_step(read_notebook(paths[name]), profile, wanted[name], params)
+            steps.append(replace(step, opt_in=name in opt_in))
         except ParamsError as error:
             problems.extend(str(error).splitlines())
     problems.extend(_flow_problems(steps, params))
@@ -122,19 +126,25 @@ def checked_steps(notebooks: Path, params: Path) -> list[Step]:
     return steps
 
 
-def select(steps: list[Step], only: Iterable[str] = (), start: str | None = None) -> list[Step]:
-    """The steps named by `only` (numbers or names), or all; of these, those from `start` on.
+def select(
+    steps: list[Step], only: Iterable[str] = (), start: str | None = None, also: Iterable[str] = ()
+) -> list[Step]:
+    """The steps named by `only` (numbers or names), or all; of these, those from `start` on; and those of `also`.
+
+    Whatever `only` or `also` names is asked for, and so no longer opt-in.
 
     Raises:
         ParamsError: if a name matches no notebook, or nothing is left.
     """
     only = list(only)
     chosen = [_find(steps, name) for name in only]
+    added = [_find(steps, name) for name in also]
     first = steps.index(_find(steps, start)) if start is not None else 0
     selected = [step for step in steps[first:] if not chosen or step in chosen]
     if not selected:
         raise ParamsError(f"--only {' '.join(only)} and --from {start} leave no notebook to run; drop one of the two")
-    return selected
+    asked = [*chosen, *added]
+    return [replace(s, opt_in=s.opt_in and s not in asked) for s in steps if s in selected or s in added]
 
 
 def _find(steps: list[Step], wanted: str) -> Step:
@@ -217,8 +227,8 @@ def load_yaml(path: Path) -> Any:
         raise ParamsError(f"{path}: {error}") from error
 
 
-def load_profile(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Read `params/<profile>.yaml`: the profile's name and, by notebook, the parameters it sets.
+def load_profile(path: Path) -> tuple[str, dict[str, dict[str, Any]], list[str]]:
+    """Read `params/<profile>.yaml`: its name, the parameters it sets by notebook, and which notebooks are opt-in.
 
     Raises:
         ParamsError: if the file is not of that form.
@@ -227,8 +237,8 @@ def load_profile(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     if not isinstance(content, dict):
         raise ParamsError(f"{path}: expected the keys 'profile' and 'notebooks'")
     for key in content:
-        if key not in ("profile", "notebooks"):
-            raise ParamsError(f"{path}: unknown key '{key}'{did_you_mean(key, ('profile', 'notebooks'))}")
+        if key not in _PROFILE_KEYS:
+            raise ParamsError(f"{path}: unknown key '{key}'{did_you_mean(key, _PROFILE_KEYS)}")
     if content.get("profile") != path.stem:
         raise ParamsError(
             f"{path}: 'profile' is {content.get('profile')!r}, but the file's name is the profile's; "
@@ -240,7 +250,17 @@ def load_profile(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     for name, values in notebooks.items():
         if not isinstance(values, dict | None):
             raise ParamsError(f"{path}: {name}: expected 'key: value' pairs, or {{}} for none")
-    return path.stem, {name: values or {} for name, values in notebooks.items()}
+    return path.stem, {name: values or {} for name, values in notebooks.items()}, _opt_in(path, content, notebooks)
+
+
+def _opt_in(path: Path, content: dict[str, Any], notebooks: Iterable[str]) -> list[str]:
+    names = content.get("opt_in", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ParamsError(f"{path}: 'opt_in' must list the notebooks that run only when asked for")
+    for name in names:
+        if name not in notebooks:
+            raise ParamsError(f"{path}: opt_in: '{name}' is not under 'notebooks'{did_you_mean(name, notebooks)}")
+    return names
 
 
 # --- the notebook ---------------------------------------------------------------------

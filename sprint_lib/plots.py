@@ -211,10 +211,23 @@ def dag(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
 
     `frame` has a row a step: step, label, band (the stage's title; bands stand in
     the order of the frame), executes, parents (steps, with spaces between).
-    Filled boxes have an execution, outlined ones are plan-only.
+    Filled boxes have an execution, outlined ones are plan-only. Bands stand side by
+    side if the labels fit there in one line, else one below the other.
     """
     columns = dict(iter(frame.groupby("band", sort=False)))
     half = min(0.32, 0.11 * len(columns))
+    room = int(2 * half * WIDTH / len(columns) / _CHARACTER)
+    figure = _dag_columns(columns, half) if frame["label"].str.len().max() + 4 <= room else _dag_rows(columns)
+    figure.suptitle(title, x=0.01, ha="left")
+    handles = [
+        Patch(facecolor=EXECUTOR, edgecolor=INK, label="has an execution"),
+        Patch(facecolor="white", edgecolor=INK, linestyle="--", label="plan only"),
+    ]
+    _caption(figure, caption or "An arrow leads from a step to a step that needs its result.", handles)
+    return figure
+
+
+def _dag_columns(columns: dict[str, pd.DataFrame], half: float) -> Figure:
     tallest = max(len(rows) for rows in columns.values())
     figure, axes = _figure(1.4 + 0.42 * tallest)
     axis = axes.flat[0]
@@ -226,19 +239,87 @@ def dag(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
         for offset, row in enumerate(rows.itertuples()):
             places[int(row.step)] = (column, start + offset)
             _node(axis, row, column, start + offset, half)
-    for row in frame.itertuples():
-        for parent in row.parents.split():
-            _edge(axis, places[int(parent)], places[int(row.step)], half)
+    for rows in columns.values():
+        for row in rows.itertuples():
+            for parent in row.parents.split():
+                _edge(axis, places[int(parent)], places[int(row.step)], half)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(tallest - 0.3, -1.3)
     axis.axis("off")
-    figure.suptitle(title, x=0.01, ha="left")
-    handles = [
-        Patch(facecolor=EXECUTOR, edgecolor=INK, label="has an execution"),
-        Patch(facecolor="white", edgecolor=INK, linestyle="--", label="plan only"),
-    ]
-    _caption(figure, caption or "An arrow leads from a step to a step that needs its result.", handles)
     return figure
+
+
+_CHARACTER = 0.057  # inches that a character of a label takes on average
+_ACROSS = 4  # steps side by side in a band
+_LABEL = 29  # characters in a line of a box, of which there are two
+
+
+def _dag_rows(bands: dict[str, pd.DataFrame]) -> Figure:
+    """Bands one below the other, each as many rows high as it needs; arrows lead downwards."""
+    layers = {band: _dag_layers(rows) for band, rows in bands.items()}
+    height = sum(map(len, layers.values()))
+    figure, axes = _figure(1.1 + 0.52 * height)
+    axis = axes.flat[0]
+    places: dict[int, tuple[float, float]] = {}
+    y = 0
+    for number, (band, rows) in enumerate(layers.items()):
+        axis.axhspan(y - 0.5, y + len(rows) - 0.5, color="0.93" if number % 2 else "0.97", zorder=0)
+        axis.text(-0.33, y + (len(rows) - 1) / 2, band, ha="center", va="center", fontsize=8.5, weight="bold")
+        for steps in rows:
+            # Below what they rest on, as far as that leaves them in order.
+            ordered = sorted(steps, key=lambda row: (_above(row, places), row.step))
+            for k, row in enumerate(ordered):
+                places[int(row.step)] = (k + (_ACROSS - len(ordered)) / 2 + 0.5, y)
+                _box(axis, row, *places[int(row.step)])
+            y += 1
+    for rows in bands.values():
+        for row in rows.itertuples():
+            for parent in row.parents.split():
+                _arrow(axis, places[int(parent)], places[int(row.step)])
+    axis.set_xlim(-0.66, _ACROSS + 0.02)
+    axis.set_ylim(height - 0.5, -0.5)
+    axis.axis("off")
+    return figure
+
+
+def _dag_layers(rows: pd.DataFrame) -> list[list[Any]]:
+    """The steps of a band in rows: below those of the same band that they rest on, at most `_ACROSS` side by side."""
+    depth: dict[int, int] = {}
+    layers: dict[int, list[Any]] = {}
+    for row in rows.sort_values("step").itertuples():
+        depth[int(row.step)] = max((depth[p] + 1 for p in map(int, row.parents.split()) if p in depth), default=0)
+        layers.setdefault(depth[int(row.step)], []).append(row)
+    return [
+        layer[start : start + _ACROSS] for _, layer in sorted(layers.items()) for start in range(0, len(layer), _ACROSS)
+    ]
+
+
+def _above(row: Any, places: dict[int, tuple[float, float]]) -> float:
+    over = [places[p][0] for p in map(int, row.parents.split()) if p in places]
+    return sum(over) / len(over) if over else _ACROSS / 2
+
+
+def _box(axis: Axes, row: Any, x: float, y: float) -> None:
+    face, line = (EXECUTOR, "-") if row.executes else ("white", "--")
+    box = FancyBboxPatch(
+        (x - 0.48, y - 0.34), 0.96, 0.68, boxstyle="round,pad=0,rounding_size=0.05", facecolor=face, edgecolor=INK,
+        linestyle=line, linewidth=1, zorder=3,
+    )  # fmt: skip
+    axis.add_patch(box)
+    label = " ".join(f"{row.step}  {row.label}".split())
+    lines = textwrap.wrap(label, _LABEL, max_lines=2, placeholder=" …") or [str(row.step)]
+    axis.text(x, y, "\n".join(lines), ha="center", va="center", fontsize=6.6, zorder=4, parse_math=False)
+
+
+def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """From the foot of a box to the head of one below; behind the boxes between them."""
+    a, b = (start[0], start[1] + 0.34), (end[0], end[1] - 0.34)
+    bend = 0.12 if end[1] - start[1] > 1 and abs(end[0] - start[0]) < 0.1 else 0
+    axis.add_patch(
+        FancyArrowPatch(
+            a, b, arrowstyle="-|>", mutation_scale=8, connectionstyle=f"arc3,rad={bend}", color="0.35", lw=0.9, zorder=2
+        )
+    )
 
 
 def _node(axis: Axes, row: Any, x: float, y: float, half: float) -> None:
@@ -248,7 +329,7 @@ def _node(axis: Axes, row: Any, x: float, y: float, half: float) -> None:
         linestyle=line, linewidth=1, zorder=3,
     )  # fmt: skip
     axis.add_patch(box)
-    axis.text(x, y, f"{row.step}  {row.label}", ha="center", va="center", fontsize=7.5, zorder=4)
+    axis.text(x, y, f"{row.step}  {row.label}", ha="center", va="center", fontsize=7.5, zorder=4, parse_math=False)
 
 
 def _edge(axis: Axes, start: tuple[float, float], end: tuple[float, float], half: float) -> None:
@@ -593,6 +674,34 @@ def claims(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
     handles = [Patch(color=shade, label=f"this run: {verdict}") for verdict, shade in shades.items()]
     handles.append(Patch(facecolor="white", edgecolor=INK, label="diamond: the paper"))
     _caption(figure, caption, handles)
+    return figure
+
+
+def response(frame: pd.DataFrame, *, label: str, title: str, caption: str = "") -> Figure:
+    """Quantities against a number that was set, a panel each: means with their intervals, single runs as pale dots.
+
+    `frame`: panel (with unit), x, run ("all" for the mean over runs), value with `_low` and `_high` (NaN for a run).
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    lines = (len(panels) + 1) // 2
+    figure, axes = _figure(0.8 + 2.3 * lines, lines, min(2, len(panels)), sharex=True)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        rows = frame[frame["panel"] == panel]
+        mean, single = rows[rows["run"] == "all"], rows[rows["run"] != "all"]
+        axis.plot(single["x"], single["value"], "o", color=colour("sprint"), alpha=0.35, markersize=5, linewidth=0)
+        axis.errorbar(
+            mean["x"], mean["value"], yerr=_whisker(mean, "value"), marker=marker("sprint"), color=colour("sprint"),
+            capsize=3,
+        )  # fmt: skip
+        axis.set_title(panel, loc="left", fontsize=10)
+        axis.set_xticks(sorted(mean["x"].unique()))
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel(label)
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption)
     return figure
 
 

@@ -255,7 +255,8 @@ def _notebook_list(
         title = _escape(titles[step.name])
         if (workspace.report / "notebooks" / f"{step.name}.html").exists():
             title = f'<a href="notebooks/{step.name}.html">{title}</a>'
-        state = "failed" if step.name in manifest["failures"] else duration(entry["seconds"]) if entry else "not run"
+        never = "opt-in, not run" if step.opt_in else "not run"
+        state = "failed" if step.name in manifest["failures"] else duration(entry["seconds"]) if entry else never
         lines.append([step.notebook.number, title, state])
     table = _table(["", "Notebook", "Time"], lines)
     lead = "<p>As they were executed, with all code and output.</p>"

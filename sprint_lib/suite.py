@@ -27,6 +27,7 @@ from sprint_lib.params import Step, checked_steps, producer, select
 from sprint_lib.progress import Progress, about, duration
 from sprint_lib.wording import did_you_mean
 
+DEFAULT_PROFILE = "laptop"
 KERNEL = "sprint"
 RUN_VARIABLE = "SPRINT_RUN"  # marks every process of a run, so that a later one can end what a kill left behind
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -54,7 +55,7 @@ class NotebookFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """A step and what is to be done about it: nothing if there are no `reasons`, or something that it needs lacks."""
+    """A step and what is to be done: nothing without `reasons`, where something it needs lacks, or if it is opt-in."""
 
     step: Step
     reasons: tuple[str, ...]
@@ -63,14 +64,26 @@ class Plan:
 
     @property
     def runs(self) -> bool:
-        return bool(self.reasons) and not self.lacking
+        return bool(self.reasons) and not self.lacking and not self.step.opt_in
+
+    @property
+    def verdict(self) -> str:
+        """What becomes of a step that does not run."""
+        return "up to date" if not self.reasons else "left out" if self.step.opt_in else "not run"
 
     @property
     def why(self) -> list[str]:
-        """Reasons in words; of a step that cannot run, what is lacking first."""
-        if not self.lacking:
+        """Reasons in words; of a step that does not run, what is lacking or how to ask for it first."""
+        if self.runs or not self.reasons:
             return list(self.reasons)
-        return [self.lacking, *(reason for reason in self.reasons if reason != _NEVER)]
+        first = self._way_in if self.step.opt_in else self.lacking
+        return [first, *(() if _NEVER in self.reasons else self.reasons)]
+
+    @property
+    def _way_in(self) -> str:
+        profile = self.step.parameters["profile"]
+        option = "" if profile == DEFAULT_PROFILE else f"--profile {profile} "
+        return f"opt-in; `sprint run {option}--only {self.step.notebook.number}`, {about(self.seconds)}"
 
 
 def load(profile: str) -> tuple[list[Step], store.Workspace]:
@@ -107,20 +120,39 @@ def read_manifest(workspace: store.Workspace) -> Manifest:
 
 
 def make_plan(steps: Sequence[Step], workspace: store.Workspace, manifest: Manifest, force: bool = False) -> list[Plan]:
-    """What a run of `steps` would do. A step that reads what an earlier one is going to write counts as to be run."""
+    """What a run of `steps` would do.
+
+    A step that reads what an earlier one is going to write counts as to be run; one that reads what is not there,
+    because an earlier one that would write it does not run, does not run either.
+    """
     plans: list[Plan] = []
     writers: dict[str, str] = {}
+    idle: dict[str, str] = {}  # what steps that do not run would write
     for step in steps:
         reasons = reasons_to_run(step, workspace, manifest, force)
         for needed in step.notebook.reads:
             if source := producer(needed, writers):
                 reasons.append(f"{source} runs first and writes {needed}")
-        lacking = needs.lacking(step) if reasons else ""
+        lacking = (needs.lacking(step) or _never_written(step, workspace, writers, idle)) if reasons else ""
         plan = Plan(step, tuple(reasons), _estimate(step, workspace.profile, manifest), lacking)
-        if plan.runs:
-            writers |= dict.fromkeys(step.notebook.outputs, step.name)
+        if plan.reasons:
+            (writers if plan.runs else idle).update(dict.fromkeys(step.notebook.outputs, step.name))
         plans.append(plan)
     return plans
+
+
+def _never_written(step: Step, workspace: store.Workspace, writers: Mapping[str, str], idle: Mapping[str, str]) -> str:
+    """The first input that is not there, that no step is going to write and that an idle one would have; "" if none."""
+    for needed in _missing(step, workspace, writers):
+        if source := producer(needed, idle):
+            return f"reads {needed}, which {source} writes, and that is not run"
+    return ""
+
+
+def _missing(step: Step, workspace: store.Workspace, writers: Mapping[str, str]) -> list[str]:
+    """The inputs of a step that are not there and that none of `writers` is going to write."""
+    inputs = step.notebook.inputs
+    return [path for path in inputs if not producer(path, writers) and not (workspace.root / path).exists()]
 
 
 def reasons_to_run(step: Step, workspace: store.Workspace, manifest: Manifest, force: bool = False) -> list[str]:
@@ -158,9 +190,7 @@ def _check_inputs(selected: Sequence[Step], steps: Sequence[Step], workspace: st
     problems = []
     writers = {output: step.name for step in steps for output in step.notebook.outputs}
     for step in selected:
-        for needed in step.notebook.inputs:
-            if producer(needed, coming) or (workspace.root / needed).exists():
-                continue
+        for needed in _missing(step, workspace, coming):
             source = producer(needed, writers)
             way_out = f"run {source} first" if source else "no notebook of this profile writes it"
             problems.append(f"{step.name}: reads {needed}, which is not in {workspace.root}; {way_out}")
@@ -176,6 +206,7 @@ def run(
     profile: str,
     *,
     only: Sequence[str] = (),
+    also: Sequence[str] = (),
     start: str | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -184,7 +215,8 @@ def run(
     """Run the notebooks of a profile and rebuild its report; the exit status: 0, or 1 if a notebook failed.
 
     Args:
-        only: numbers or names of the notebooks to run; all if empty.
+        only: numbers or names of the notebooks to run; all but the opt-in ones if empty.
+        also: numbers or names of opt-in notebooks to run with these.
         start: number or name of the first notebook to run.
         force: run what is up to date, too. Records that notebooks have finished are kept.
         dry_run: say what would be done, and do nothing.
@@ -196,7 +228,7 @@ def run(
     """
     stream = stream or sys.stdout
     steps, workspace = load(profile)
-    selected = select(steps, only, start)
+    selected = select(steps, only, start, also)
     _check_inputs(selected, steps, workspace)
     if dry_run:
         _print_plan(make_plan(selected, workspace, read_manifest(workspace), force), stream)
@@ -213,7 +245,7 @@ def run(
 def _print_plan(plans: Sequence[Plan], stream: TextIO) -> None:
     width = max(len(plan.step.name) for plan in plans)
     for plan in plans:
-        verdict, takes = ("would run", about(plan.seconds)) if plan.runs else ("not run", "")
+        verdict, takes = ("would run", about(plan.seconds)) if plan.runs else (plan.verdict, "")
         line = f"{verdict:<11} {takes:<13} {'; '.join(plan.why)}" if plan.reasons else "up to date"
         print(f"{plan.step.name:<{width}}  {line}", file=stream)
     to_run = [plan for plan in plans if plan.runs]
@@ -230,7 +262,7 @@ def _run_steps(steps: Sequence[Step], workspace: store.Workspace, force: bool, r
             if plan.reasons and not reasons_to_run(step, workspace, manifest, force):
                 plan = Plan(step, (), 0.0)  # what was to be written before it came out the same
             if not plan.runs:
-                progress.say(index, step.name, "not run" if plan.lacking else "up to date", "; ".join(plan.why))
+                progress.say(index, step.name, plan.verdict, "; ".join(plan.why))
                 continue
             later = sum(other.seconds for other in plans[index:] if other.runs)
             progress.start(index, step.name, len(step.notebook.code) + 1, plan.seconds, later)
@@ -505,7 +537,7 @@ def _stoppable() -> Iterator[None]:
 def status(profile: str) -> dict[str, Any]:
     """Where a profile stands, JSON-ready: what runs now, and for each notebook state, reasons, seconds and end.
 
-    States: running, up to date, stale, failed, not run.
+    States: running, up to date, stale, failed, not run, opt-in (not run, and only when asked for).
 
     Raises:
         ParamsError, SuiteError: as `load`.
@@ -530,7 +562,8 @@ def status(profile: str) -> dict[str, Any]:
 def _state(plan: Plan, finished: bool, failed: bool) -> str:
     if failed and not plan.lacking:
         return "failed"
-    return ("stale" if finished else "not run") if plan.reasons else "up to date"
+    never = "opt-in" if plan.step.opt_in else "not run"
+    return ("stale" if finished else never) if plan.reasons else "up to date"
 
 
 def _running(workspace: store.Workspace) -> dict[str, Any] | None:

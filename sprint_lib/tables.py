@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import pandas as pd
 
 from sprint_lib import accounting
 from sprint_lib.calls import STATUSES, Attempt, Call, in_order
+from sprint_lib.curation.graph import dependency_graph, reduced
 from sprint_lib.evaluation import claims, statistics
 from sprint_lib.evaluation.statistics import Estimate
 from sprint_lib.plots import name
@@ -27,6 +30,7 @@ from sprint_lib.wording import readable
 
 if TYPE_CHECKING:
     from sprint_lib.curation import Annotated, Packed
+    from sprint_lib.curation.steps import Annotator, Step
     from sprint_lib.store import Workspace
 
 Runs = Mapping[str, Sequence[Attempt]]
@@ -258,11 +262,10 @@ def packing(packed: Packed, count: accounting.Count) -> pd.DataFrame:
     """
     annotated, packing_ = packed.annotated, packed.packing
     lines, rows, at = annotated.lines, [], 0
-    for number, step in enumerate(annotated.steps, 1):
-        for kind, numbers in (("plan", step.plan), ("execution", step.execution), ("execution", step.comment)):
-            end = at + count("".join(lines[n - 1] for n in numbers))
-            rows.append(_piece("before", 0, at, end, number, "final" if step.final else kind, 0))
-            at = end
+    for (number, kind), numbers in _pieces(annotated.steps):
+        end = at + count("".join(lines[n - 1] for n in numbers))
+        rows.append(_piece("before", 0, at, end, number, kind, 0))
+        at = end
     calls = accounting.calls_of(packing_.trajectory, count, tags=True)
     begins = _token_starts(calls)
     for call in calls:
@@ -286,36 +289,127 @@ def packing(packed: Packed, count: accounting.Count) -> pd.DataFrame:
     return frame[frame["end"] > frame["start"]].reset_index(drop=True)
 
 
+def _pieces(found: Sequence[Step]) -> Iterator[tuple[tuple[int, str], list[int]]]:
+    """Runs of lines of one part of one step, with its number and the part, in the order of the trace."""
+    parts = (("plan", "plan"), ("execution", "execution"), ("comment", "comment"))
+    owner = {
+        line: (number, "final" if step.final else kind)
+        for number, step in enumerate(found, 1)
+        for part, kind in parts
+        for line in getattr(step, part)
+    }
+    for piece, numbers in groupby(sorted(owner), key=owner.__getitem__):
+        yield piece, list(numbers)
+
+
 def _piece(side: str, lane: int, start: int, end: int, step: int, kind: str, stage: int) -> dict[str, Any]:
     return {"side": side, "lane": lane, "start": start, "end": end, "step": step, "kind": kind, "stage": stage}
 
 
 def _step_of(packed: Packed, call: Call) -> int:
-    """The step whose execution an executor's call is: the index-th of its stage that has one."""
-    steps, done = packed.annotated.steps, packed.packing
-    executing = [
-        number
-        for number, stage in sorted(done.stage_of.items())
-        if stage == call.stage and steps[number - 1].execution and number not in done.folded
-    ]
-    return executing[call.index - 1]
+    """The step whose execution an executor's call is."""
+    return packed.packing.step_of[call.stage, call.index]
 
 
 def dag(annotated: Annotated, stage_of: Mapping[int, int]) -> pd.DataFrame:
-    """Nodes of `plots.dag`: a row a step, stage by stage, the final one in a band of its own at the end."""
-    parents = annotated.parents or {}
+    """Nodes of `plots.dag`: a row a step, stage by stage, the final one in a band of its own at the end.
+
+    Of the dependencies those that follow from others are left out.
+    """
+    graph = reduced(dependency_graph(len(annotated.steps), annotated.parents or {}))
     rows = [
         {
             "step": number,
             "label": step.prompt.strip() or step.description,
             "band": f"stage {stage_of[number]}" if number in stage_of else "answer",
             "executes": bool(step.execution) and not step.final,
-            "parents": " ".join(map(str, parents.get(number, ()))),
+            "parents": " ".join(map(str, sorted(graph.predecessors(number)))),
         }
         for number, step in sorted(
             enumerate(annotated.steps, 1), key=lambda s: (stage_of.get(s[0], len(stage_of) + 1), s[0])
         )
     ]
+    return pd.DataFrame(rows)
+
+
+def steps(found: Sequence[Step]) -> pd.DataFrame:
+    """One row a step: its parts as line ranges, as an annotator returns them; remarks only where there are any."""
+    rows = [
+        {
+            "step": number,
+            "description": _short(step.description),
+            "plan": _span(step.plan),
+            "prompt": _short(step.prompt.strip()),
+            "execution": _span(step.execution),
+            "comment": _span(step.comment),
+        }
+        for number, step in enumerate(found, 1)
+    ]
+    frame = pd.DataFrame(rows)
+    return frame if any(step.comment for step in found) else frame.drop(columns="comment")
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """1-3, 7"""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _short(text: str, length: int = 100) -> str:
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
+
+
+def kinds(said: Iterable[str], column: str) -> pd.DataFrame:
+    """How often what was said of steps ("step 4: folded, 2 lines") is of each kind: without its place and numbers."""
+    found = Counter(_kind(one) for one in said)
+    return pd.DataFrame([{column: kind, "times": n} for kind, n in found.most_common(20)], columns=[column, "times"])
+
+
+def _kind(said: str) -> str:
+    place, colon, what = said.partition(": ")
+    first = re.split(r"[,;]", what if colon else place)[0]
+    return _short(re.sub(r"\d+(?:[.,-]\d+)*", "…", first))
+
+
+def ledger(annotator: Annotator) -> pd.DataFrame:
+    """What asking a language model took, one row a quantity; nothing was asked by rules."""
+    found = getattr(annotator, "ledger", None)
+    if found is None:
+        return pd.DataFrame([{"quantity": "calls of a language model", "value": 0}])
+    rows: list[dict[str, Any]] = []
+    for what, value in found.to_json().items():
+        inside = value if isinstance(value, dict) else {"": value}
+        rows += [{"quantity": f"{what} {key}".strip(), "value": one} for key, one in inside.items()]
+    return pd.DataFrame(rows)
+
+
+def corpus(packed: Sequence[Packed], kept: Sequence[Packed], count: accounting.Count) -> pd.DataFrame:
+    """Steps, stages and tokens of packed traces, of all of them and of those that were kept: means with 95 % bounds.
+
+    The critical path is the one of `accounting.tokens_of`, tags included; before packing a trace is one call.
+    """
+    rows = [_quantity("share kept", "%", statistics.proportion([item in kept for item in packed]).scaled(100))]
+    for which, items in (("packed", packed), ("kept", kept)):
+        done = [item.packing for item in items]
+        before = [count(item.annotated.trace.text) for item in items]
+        after = [accounting.tokens_of(one.trajectory, count, tags=True) for one in done]
+        critical = [one["sequential"] for one in after]
+        means: dict[str, tuple[str, Sequence[float]]] = {
+            "steps": ("a trace", [len(one.stage_of) for one in done]),
+            "stages": ("a trace", [len(one.trajectory.stages) for one in done]),
+            "steps a stage": ("ratio", [one.ratio for one in done]),
+            "tokens before": ("a trace", before),
+            "tokens after, all calls": ("a trace", [one["total"] for one in after]),
+            "critical path after": ("tokens", critical),
+        }
+        rows += [_quantity(f"{which}: {q}", unit, statistics.mean(values)) for q, (unit, values) in means.items()]
+        saved = statistics.reduction(before, critical).scaled(100)
+        rows.append(_quantity(f"{which}: critical path saved in principle", "%", saved))
     return pd.DataFrame(rows)
 
 
@@ -552,6 +646,18 @@ def coloured(pieces: Sequence[tuple[str, int | None, str]]) -> Any:
         for text, number, note in pieces
     )
     return HTML(_PRE.format("".join(spans)))
+
+
+def coloured_steps(annotated: Annotated) -> Any:
+    """A trace with a colour a step; the pointer shows which part of the step a line is."""
+    owner = {
+        line: (number, part)
+        for number, step in enumerate(annotated.steps, 1)
+        for part in ("plan", "execution", "comment")
+        for line in getattr(step, part)
+    }
+    lines = enumerate(annotated.lines, 1)
+    return coloured([(text, owner[k][0], "step {} · {}".format(*owner[k])) for k, text in lines])
 
 
 def side_by_side(texts: Mapping[str, str]) -> Any:

@@ -554,5 +554,6 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    for command in ("run", "status", "doctor", "parse", "tokens", "released", "solve", "train", "eval", "claims"):
-        assert f"    {command} " in said
+    words = "run status doctor parse tokens released solve serve-model train curate eval claims"
+    for command in words.split():
+        assert f"\n    {command}" in said

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import re
 import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import networkx as nx
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from sprint_lib.calls import Attempt
 from sprint_lib.curation import (
     Annotated,
     Packed,
@@ -24,45 +26,142 @@ from sprint_lib.curation import (
     annotate_steps,
     curate,
     pack_traces,
-    right_traces,
 )
-from sprint_lib.curation.graph import dependency_graph
-from sprint_lib.curation.lines import LONG_LINE, number_lines
-from sprint_lib.curation.packing import PAPER, Packing, Rules, pack
+from sprint_lib.curation.graph import dependency_graph, reduced
+from sprint_lib.curation.lines import MAX_FORMULA, number_lines
+from sprint_lib.curation.packing import PAPER, TIDY, Packing, Rules, assign_stages, pack
 from sprint_lib.curation.rules import CountdownAnnotator
 from sprint_lib.curation.samples import Sample, read_samples, rft_samples, sprint_samples, write_samples
 from sprint_lib.curation.steps import AnnotationError, Step, check_steps
 from sprint_lib.engines import Completion, OnText, Request
 from sprint_lib.loop import LoopSettings, run_loop
+from sprint_lib.released import find
 from sprint_lib.tasks import countdown
-from sprint_lib.trajectory import Trajectory, parse
+from sprint_lib.trajectory import Prompt, Trajectory, parse
 
 QUESTION = "What now?\n"
 
 
 # --- lines ----------------------------------------------------------------------------
 
+PIECES = [
+    *("a", "b", ".", "!", "?", "。", "।", "؟", " ", "\t", '"', "\n", "\r", "\u2028", "\x00", "\ud800", "A. ", "e.g. "),
+    *("$", "$$", "\\", "\\[", "\\]", "\\(", "\\)", "\\begin{a}", "\\end{a}", "`", "\n```\n", "1. ", "5! ", "- ", "**"),
+]
 
-@given(st.text(alphabet=st.sampled_from('ab .!?"\n\t\r\u2028')) | st.text())
-@example("x" * LONG_LINE + ". And on.\n\n  indented\n")
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join) | st.text())
+@settings(max_examples=300)
+@example("\n \n  indented. And on.\n\n  indented\n   ")
 def test_lines_give_the_text_back(text: str) -> None:
     lines = number_lines(text)
     assert "".join(lines) == text
     assert all(lines)
+    assert all(line.strip() for line in lines[:1]) or not text.strip()
 
 
-def test_lines_end_at_line_breaks_and_long_ones_at_sentences() -> None:
-    assert number_lines("one\n\n two\nthree") == ("one\n\n", " two\n", "three")
-    long = "A sentence. " * 30
-    assert number_lines(long) == ("A sentence. ",) * 30
-    assert number_lines("Short. But cut.\n", long_line=0) == ("Short. ", "But cut.\n")
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("one\n\n", " two\n", "three"),
+        ("A sentence. ", "Another one! ", "A third?! ", "Right?\n\n", "New."),
+        ("\n\nBlank lines first.\r\n\r\n", "Then this.\u2028", "And this."),
+        ("He says “go.” ", "She goes... ", "And goes… "),
+        ("See e.g. Fig. 3 or Dr. Who, i.e. him. ", "It costs 3.14 or more, approx. five. ", "Yes."),
+        (
+            "J. R. R. Tolkien wrote it. ",
+            "So did J. Smith. ",
+            "The center is O. ",
+            "Then the vertex is A. ",
+            "So be it.",
+        ),
+        ("No. ", "It is Eq. (2) in No. 5. ", "Fine."),
+        ("1. Take it.\n", "2. Leave it. ", "It stays.\n", "- **a.** The first.\n", "(b). The second.\n"),
+        ("Step 1. Begin here. ", "Case 2. It is odd."),
+        ("It is 5! = 120, and 3! 2! = 12. ", "So it is 5! ", "Wow! ", "And n! ", "Then 3! 4."),
+        ("Is it x? ", "yes. ", "So x is 5."),
+        ("The sum $a. B$ is $1.$ ", "Then \\(c. D\\) follows. ", "It costs $5. ", "The other costs $7. ", "Both."),
+        (
+            "We have\n",
+            "\\[\na = 1. B\n\n= 2.\n\\]\n",
+            "So it is. ",
+            "\\begin{a}\nX. Y\n\\begin{a} Z. \\end{a}\n\\end{a} .",
+        ),
+        ("$$\nx. Y\n$$\n", "Open $ here. ", "Open \\( there. ", "Open \\[ too. ", "End."),
+        (
+            "Run `a. B` now. ",
+            "Like so:\n",
+            "```python\n",
+            "x = 1. # So. It is.\n\n",
+            "y = $x\n",
+            "```\n",
+            "Done. ",
+            "$z$ is.",
+        ),
+        ("```\n", "Never. ", "Closed."),
+        ("他说好。", "“是吗？”", "对！\n", "यह है। ", "वह है॥ ", "هل هذا صحيح؟ ", "نعم. ", "لا."),
+        ("Это т. е. то. ", "Да."),
+        ("It ends here.   \n", "  - so. "),
+    ],
+)
+def test_lines_are_sentences_items_and_rows(lines: tuple[str, ...]) -> None:
+    assert number_lines("".join(lines)) == lines
+
+
+def test_lines_of_a_search_trace_are_its_rows() -> None:
+    for trace in solver_traces(20):
+        assert number_lines(trace.text) == tuple(trace.text.splitlines(keepends=True))
+
+
+def test_long_formulas_are_none() -> None:
+    inside = "It is. So be it. " * (MAX_FORMULA // 10)
+    assert len(number_lines(f"\\[ {inside} \\] $$ {inside} $$")) > 500
+
+
+HOSTILE = (
+    *(
+        '."',
+        ".",
+        '"',
+        "a",
+        "\n \t",
+        "a. ",
+        "$",
+        "$a ",
+        "\\[",
+        "\\(a",
+        "\\begin{a}",
+        "\\end{b}\\begin{b}",
+        "`",
+        "\n```\n",
+    ),
+    *("! ", "1. ", "A. ", "e.g. ", "。", "\\", "\r", " ", ". \n", "$$x$$ ", ".)", "?*", "~~~\n```\n"),
+)
 
 
 def test_numbering_a_hostile_text_is_linear() -> None:
-    started = time.thread_time()
-    for text in ('."' * 50_000, "." + '"' * 100_000, "a" * 100_000, "\n \t" * 50_000, "a. " * 50_000):
-        assert "".join(number_lines(text)) == text
-    assert time.thread_time() - started < 2
+    """These take hundredths of a second; minutes if it were quadratic."""
+    for piece in HOSTILE:
+        text = piece * (200_000 // len(piece))
+        started = time.thread_time()
+        assert "".join(number_lines(f".{text}x")) == f".{text}x"
+        assert time.thread_time() - started < 1, piece
+
+
+released = pytest.mark.skipif(
+    not os.environ.get("SPRINT_RELEASED_DIR"), reason="SPRINT_RELEASED_DIR names no folder of the released data"
+)
+
+
+@released
+def test_lines_of_all_released_runs_give_them_back() -> None:
+    data = find()
+    runs = [*data.rft(), *data.rft_control()]
+    assert len(runs) == 998
+    for run in runs:
+        lines = number_lines(run.text)
+        assert "".join(lines) == run.text
+        assert len(lines) > 5
 
 
 # --- steps ----------------------------------------------------------------------------
@@ -103,6 +202,27 @@ def test_edges_go_from_parents_to_children() -> None:
     assert sorted(graph.edges) == [(1, 2), (1, 3), (2, 3)]
 
 
+def test_reduced_leaves_out_what_follows() -> None:
+    graph = dependency_graph(4, {1: [], 2: [1], 3: [1, 2], 4: [1, 2, 3]})
+    assert sorted(reduced(graph).edges) == [(1, 2), (2, 3), (3, 4)]
+    assert len(graph.edges) == 6
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_reduced_changes_no_stage(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 14))
+    executes = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    parents = {
+        n: data.draw(st.lists(st.integers(1, max(1, n - 1)), unique=True)) if n > 1 else [] for n in range(1, count + 1)
+    }
+    steps = [Step("s", (n,), "p" * runs, (n,) * runs) for n, runs in enumerate(executes, 1)]
+    graph = dependency_graph(count, parents)
+    cap = data.draw(st.none() | st.integers(1, 3))
+    assert assign_stages(steps, reduced(graph), cap) == assign_stages(steps, graph, cap)
+    assert nx.transitive_closure_dag(reduced(graph)).edges == nx.transitive_closure_dag(graph).edges
+
+
 @pytest.mark.parametrize(
     ("parents", "reason"),
     [
@@ -121,7 +241,9 @@ def test_graphs_that_are_refused(parents: dict[int, list[int]], reason: str) -> 
 # --- packing --------------------------------------------------------------------------
 
 
-def trace_of(executions: list[int], comments: list[int] | None = None) -> tuple[tuple[str, ...], list[Step]]:
+def trace_of(
+    executions: list[int], comments: list[int] | None = None, tasks: list[str] | None = None
+) -> tuple[tuple[str, ...], list[Step]]:
     """Lines and steps: step n thinks one line, executes so many lines and remarks so many; then the answer."""
     lines: list[str] = []
     steps: list[Step] = []
@@ -132,9 +254,10 @@ def trace_of(executions: list[int], comments: list[int] | None = None) -> tuple[
 
     for number, count in enumerate(executions, 1):
         plan = add("idea", number, 1)
+        task = tasks[number - 1] if tasks else f"task {number}"
         execution = add("work", number, count)
         comment = add("remark", number, (comments or [0] * len(executions))[number - 1])
-        steps.append(Step(f"step {number}", plan, f"task {number}" if count else "", execution, comment))
+        steps.append(Step(f"step {number}", plan, task if count else "", execution, comment))
     steps.append(Step("answer", add("answer", 0, 1), final=True))
     return tuple(lines), steps
 
@@ -145,9 +268,10 @@ def packed(
     *,
     cap: int | None = None,
     comments: list[int] | None = None,
-    rules: Rules = PAPER,
+    tasks: list[str] | None = None,
+    rules: Rules = TIDY,
 ) -> Packing:
-    lines, steps = trace_of(executions, comments)
+    lines, steps = trace_of(executions, comments, tasks)
     check_steps(steps, lines)
     everyone = {n: parents.get(n, []) for n in range(1, len(steps))} | {len(steps): list(range(1, len(steps)))}
     return pack(QUESTION, lines, steps, dependency_graph(len(steps), everyone), cap=cap, rules=rules)
@@ -201,13 +325,97 @@ def test_what_does_not_fit_moves_on_with_its_children() -> None:
 
 
 def test_comments_open_the_next_plan_or_the_answer() -> None:
-    packing = packed([3, 3], {2: [1]}, comments=[1, 1])
+    packing = packed([3, 3], {2: [1]}, comments=[1, 1], rules=PAPER)
     first, second = packing.trajectory.stages
     assert "remark" not in str(first)
     assert second.plan[0] == (
         "Based on execution_1.1:\nremark 1 line 0.\n-----\nBased on execution_1.1:\nidea 2 line 0.\n"
     )
     assert packing.trajectory.final == "Based on execution_2.1:\nremark 2 line 0.\nanswer 0 line 0.\n"
+
+
+def test_comments_are_carried_to_the_first_plan_that_rests_on_them() -> None:
+    packing = packed([3, 3, 3, 0, 3], {3: [1], 4: [1], 5: [2, 3]}, comments=[1, 1, 1, 1, 2])
+    assert packing.stage_of == {1: 1, 2: 1, 3: 2, 4: 2, 5: 3}
+    _, second, third = packing.trajectory.stages
+    assert second.plan == (
+        "Based on execution_1.1:\nremark 1 line 0.\nidea 3 line 0.\n",
+        Prompt(2, 1, "task 3"),
+        "\n-----\nBased on execution_1.1:\nidea 4 line 0.\nremark 4 line 0.\n",
+    )
+    assert third.plan[0] == (
+        "Based on execution_1.2, execution_2.1:\nremark 2 line 0.\nremark 3 line 0.\nidea 5 line 0.\n"
+    )
+    answer = "Based on execution_3.1:\nremark 5 line 0.\nremark 5 line 1.\nanswer 0 line 0.\n"
+    assert packing.trajectory.final == answer
+    assert packing.changes == (
+        "step 1: remarks carried to the plan of step 3, 1 line",
+        "step 2: remarks carried to the plan of step 5, 1 line",
+        "step 3: remarks carried to the plan of step 5, 1 line",
+        "step 5: remarks carried to the final answer, 2 lines",
+    )
+
+
+def test_comments_that_no_plan_rests_on_open_the_next_one() -> None:
+    packing = packed([3, 3, 3], {3: [1]}, comments=[0, 1, 0])
+    assert packing.trajectory.stages[1].plan[0] == (
+        "Based on execution_1.2:\nremark 2 line 0.\n-----\nBased on execution_1.1:\nidea 3 line 0.\n"
+    )
+    assert packing.changes == ("step 2: remarks carried to the plan of stage 2, 1 line",)
+
+
+def test_based_on_leaves_out_what_went_into_another_result() -> None:
+    def based(*args: Any) -> list[str]:
+        return [line for line in packed(*args).trajectory.render().splitlines() if line.startswith("Based on")]
+
+    assert based([3, 3, 3], {2: [1], 3: [1, 2]}) == ["Based on execution_1.1:", "Based on execution_2.1:"]
+    assert based([3, 0, 3, 3], {2: [1], 3: [2], 4: [1, 3]})[1:] == ["Based on execution_2.1:"]  # through a plan, too
+    needed = ["Based on execution_1.1:"] * 2  # the plan between them has no result that could stand for it
+    assert based([3, 0, 3], {2: [1], 3: [1, 2]}) == needed
+    assert packed([3, 0, 3], {2: [1], 3: [1, 2]}).stage_of == {1: 1, 2: 2, 3: 2}
+
+
+def test_equal_tasks_of_a_stage_have_one_executor() -> None:
+    tasks = ["find  it", "do that", "find it ", "find it"]
+    packing = packed([3, 3, 4, 3, 3], {4: [2], 5: [1, 3]}, tasks=[*tasks, "end"], comments=[0, 0, 1, 0, 0])
+    first, second = packing.trajectory.stages
+    assert [prompt.text for prompt in first.prompts] == ["find  it", "do that"]
+    assert [execution.text.split("\n")[0] for execution in first.executions] == ["work 1 line 0.", "work 2 line 0."]
+    assert first.plan[-1] == "\n-----\nidea 3 line 0.\n"
+    assert second.plan[2] == "\n-----\nBased on execution_1.1:\nremark 3 line 0.\nidea 5 line 0.\n"
+    assert packing.step_of == {(1, 1): 1, (1, 2): 2, (2, 1): 4, (2, 2): 5}
+    assert packing.changes[0] == ("step 3: merged with step 1, the same task in stage 1; 4 lines of execution left out")
+    assert len(packed([3, 3], {}, tasks=["a", "a"], rules=PAPER).trajectory.stages[0].prompts) == 2
+
+
+def test_a_last_stage_without_prompts_becomes_part_of_the_answer() -> None:
+    packing = packed([3, 3, 0, 2, 3], {3: [1], 4: [2]}, comments=[1, 0, 1, 0, 0])
+    assert packing.stage_of == {1: 1, 2: 1, 5: 1}
+    assert len(packing.trajectory.stages) == 1
+    assert packing.trajectory.final == (
+        "Based on execution_1.1:\nremark 1 line 0.\nidea 3 line 0.\nremark 3 line 0.\n"
+        "Based on execution_1.2:\nidea 4 line 0.\nwork 4 line 0.\nwork 4 line 1.\nanswer 0 line 0.\n"
+    )
+    assert packing.changes == (
+        "step 4: folded, 2 lines",
+        "step 1: remarks carried to the plan of step 3, 1 line",
+        "stage 2: merged into the final answer, it had no prompt; steps 3, 4",
+    )
+    assert packed([3, 0], {2: [1]}, rules=PAPER).stage_of == {1: 1, 2: 2}
+
+
+def test_nothing_to_execute_is_refused() -> None:
+    with pytest.raises(AnnotationError, match="no step has an execution"):
+        packed([0, 2], {2: [1]})
+    assert len(packed([0, 2], {2: [1]}, rules=PAPER).trajectory.stages) == 1
+
+
+def test_what_is_moved_for_room_is_reported() -> None:
+    assert packed([3] * 3, {3: [2]}, cap=1).changes == (
+        "step 2: stage 2 instead of 1, because of the cap of 1",
+        "step 3: stage 3 instead of 2, because of the cap of 1",
+    )
+    assert packed([3] * 3, {}, cap=3).changes == ()
 
 
 def test_other_rules_fold_more_and_leave_remarks_out() -> None:
@@ -250,35 +458,71 @@ def test_a_trace_with_tags_in_it_is_refused() -> None:
 
 
 @st.composite
-def random_traces(draw: st.DrawFn) -> tuple[list[int], list[int], dict[int, list[int]], int | None]:
+def random_packings(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments of `packed`."""
     count = draw(st.integers(1, 12))
-    executions = draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
-    comments = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
-    parents = {n: draw(st.lists(st.integers(1, n - 1), unique=True, max_size=3)) for n in range(2, count + 1)}
-    return executions, comments, parents, draw(st.none() | st.integers(1, 5))
+    some = {"min_size": count, "max_size": count}
+    return {
+        "executions": draw(st.lists(st.integers(0, 5), **some)),
+        "comments": draw(st.lists(st.integers(0, 2), **some)),
+        "parents": {n: draw(st.lists(st.integers(1, n - 1), unique=True, max_size=3)) for n in range(2, count + 1)},
+        "tasks": draw(st.none() | st.lists(st.sampled_from(["a b", "a  b ", "c", "d"]), **some)),
+        "cap": draw(st.none() | st.integers(1, 5)),
+    }
 
 
-@given(random_traces())
-@settings(max_examples=150)
-def test_packing_keeps_every_line_and_every_order(
-    case: tuple[list[int], list[int], dict[int, list[int]], int | None],
-) -> None:
-    executions, comments, parents, cap = case
-    lines, _ = trace_of(executions, comments)
-    packing = packed(executions, parents, cap=cap, comments=comments)
-    trajectory = packing.trajectory
-    text = trajectory.render()
-    assert parse(text) == trajectory  # which has no defects
-    assert all(text.count(line) == 1 for line in lines)
-    assert sorted(packing.stage_of) == list(range(1, len(executions) + 1))
-    assert sorted(set(packing.stage_of.values())) == [stage.number for stage in trajectory.stages]
-    assert cap is None or all(len(stage.prompts) <= cap for stage in trajectory.stages)
+@given(random_packings(), st.sampled_from([PAPER, TIDY]))
+@settings(max_examples=300)
+def test_packing_keeps_every_line_and_every_order(case: dict[str, Any], rules: Rules) -> None:
+    executions, parents, cap = case["executions"], case["parents"], case["cap"]
     executed = {n for n, count in enumerate(executions, 1) if count >= 3}
-    assert sum(len(stage.executions) for stage in trajectory.stages) == len(executed)
+    if rules.tidy and not executed:
+        with pytest.raises(AnnotationError, match="no step has an execution"):
+            packed(**case, rules=rules)
+        return
+    packing = packed(**case, rules=rules)
+    trajectory, text = packing.trajectory, packing.trajectory.render()
+    assert parse(text) == trajectory  # which has no defects
+    merged = {int(change[5 : change.index(":")]) for change in packing.changes if "merged with" in change}
+    assert not merged or (rules.tidy and case["tasks"])
+    lines, steps = trace_of(executions, case["comments"], case["tasks"])
+    left_out = {line for n in merged for line in steps[n - 1].execution}
+    assert [text.count(line) for line in lines] == [number not in left_out for number in range(1, len(lines) + 1)]
+    assert all(
+        f"{len(steps[n - 1].execution)} lines of execution left out" in " ".join(packing.changes) for n in merged
+    )
+    assert set(packing.step_of.values()) == executed - merged
+    for stage in trajectory.stages:
+        assert cap is None or len(stage.prompts) <= cap
+        assert not rules.tidy or stage.prompts
+        for prompt, execution in zip(stage.prompts, stage.executions, strict=True):
+            step = packing.step_of[stage.number, prompt.index]
+            assert packing.stage_of[step] == stage.number
+            assert execution.text.startswith(f"work {step} ")
+            assert not rules.tidy or [p.text.split() for p in stage.prompts].count(prompt.text.split()) == 1
+    assert sorted(set(packing.stage_of.values())) == [stage.number for stage in trajectory.stages]
+    in_answer = set(range(1, len(executions) + 1)) - set(packing.stage_of)
+    assert not in_answer or (rules.tidy and not in_answer & executed)
+    last = len(trajectory.stages) + 1
     for child, needed in parents.items():
         for parent in needed:
-            distance = packing.stage_of[child] - packing.stage_of[parent]
+            distance = packing.stage_of.get(child, last) - packing.stage_of.get(parent, last)
             assert distance >= (1 if parent in executed else 0)
+
+
+@given(random_packings())
+@settings(max_examples=150)
+def test_every_needed_result_is_named_or_went_into_one_that_is(case: dict[str, Any]) -> None:
+    assume(any(count >= 3 for count in case["executions"]))
+    packing = packed(**{**case, "tasks": None})
+    steps = {f"execution_{i}.{j}": step for (i, j), step in packing.step_of.items()}
+    graph = dependency_graph(len(case["executions"]), {1: [], **case["parents"]})
+    text = packing.trajectory.render()
+    for child, needed in case["parents"].items():
+        passage = re.split(r"-----\n|<", text[: text.index(f"idea {child} ")])[-1]
+        said = re.findall(r"Based on ([^\n:]+):", passage)[-1:]
+        based = [steps[name] for name in ", ".join(said).split(", ") if name]
+        assert set(needed) & set(steps.values()) <= set(based).union(*(nx.ancestors(graph, step) for step in based))
 
 
 # --- Countdown ------------------------------------------------------------------------
@@ -371,14 +615,6 @@ def test_stages_of_curation_one_by_one_give_the_same() -> None:
     stored = [Annotated.from_json(json.loads(json.dumps(item.to_json()))) for item in graphs.kept]
     trajectories = [item.packing.trajectory for item in pack_traces(stored, cap=6).kept]
     assert trajectories == [item.packing.trajectory for item in curated(traces, cap=6).kept]
-
-
-def test_only_right_attempts_become_traces() -> None:
-    right = Attempt("p", "sequential", "ok", True, "1", "text", (), 1.0, 1.0, sample=2)
-    attempts = [right, replace(right, correct=False), replace(right, correct=False, status="truncated")]
-    sifted = right_traces(attempts, {"p": QUESTION})
-    assert sifted.kept == [Trace("p#2", QUESTION, "text")]
-    assert [aside.reason for aside in sifted.aside] == ["wrong answer", "truncated"]
 
 
 # --- samples --------------------------------------------------------------------------

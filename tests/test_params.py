@@ -97,6 +97,9 @@ def test_every_problem_is_told_at_once(root: Path) -> None:
         ("- 1", "expected the keys"),
         ("profile: quick\nnotebooks: {a: {b: 1}\n", "quick.yaml:3:1: "),
         ("profile: quick\nnotebooks: {1: {}}\n", "the key 1 is not a word"),
+        ("profile: quick\nopt_in: [01_b]\nnotebooks: {01_a: {}}\n", "opt_in: '01_b' is not under 'notebooks' (did you"),
+        ("profile: quick\nopt_in: 01_a\nnotebooks: {01_a: {}}\n", "'opt_in' must list the notebooks that run only"),
+        ("profile: quick\noptin: []\nnotebooks: {01_a: {}}\n", "unknown key 'optin' (did you mean 'opt_in'?)"),
     ],
 )
 def test_profile_files_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -190,3 +193,20 @@ def test_selection_and_order(tmp_path: Path) -> None:
         names([], "07")
     with pytest.raises(ParamsError, match="--only 00 01_sums and --from 10 leave no notebook to run"):
         names(["00", "01_sums"], "10")
+
+
+def test_opt_in_until_it_is_asked_for(tmp_path: Path) -> None:
+    profile = "profile: quick\nopt_in: [00_numbers, 10_end]\nnotebooks: {00_numbers: {}, 01_sums: {}, 10_end: {}}\n"
+    repository.make(tmp_path, profile)
+    steps = checked_steps(tmp_path / "notebooks", tmp_path / "params" / "quick.yaml")
+
+    def found(*arguments: object) -> dict[str, bool]:
+        return {step.name: step.opt_in for step in select(steps, *arguments)}  # type: ignore[arg-type]
+
+    assert found() == {"00_numbers": True, "01_sums": False, "10_end": True}
+    assert found(["10"]) == {"10_end": False}
+    assert found([], None, ["10"]) == {"00_numbers": True, "01_sums": False, "10_end": False}
+    assert found(["01"], None, ["00"]) == {"00_numbers": False, "01_sums": False}
+    assert found([], "01", ["0"]) == {"00_numbers": False, "01_sums": False, "10_end": True}
+    with pytest.raises(ParamsError, match=r"no notebook '10_ende' .did you mean '10_end'"):
+        found([], None, ["10_ende"])

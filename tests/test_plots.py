@@ -16,6 +16,7 @@ from sprint_lib.calls import Attempt, Call, Wait
 from sprint_lib.curation import Annotated, Packed, Trace
 from sprint_lib.curation.graph import dependency_graph
 from sprint_lib.curation.packing import pack
+from sprint_lib.curation.rules import CountdownAnnotator
 from sprint_lib.curation.steps import Step
 from sprint_lib.store import Workspace
 
@@ -216,6 +217,53 @@ def test_packing_shows_every_step_on_both_sides() -> None:
     assert (after.loc[after["kind"] == "final", "start"] == after["end"].iloc[:-1].max()).all()
 
 
+def test_a_step_with_lines_apart_is_drawn_where_they_stand() -> None:
+    item = packed()
+    steps = (Step("one", plan=(1, 4), prompt="", execution=()), Step("two", plan=(2, 3)), Step("end", (5,), final=True))
+    lines = "".join(f"{k}\n" for k in range(1, 6))
+    annotated = Annotated(Trace("t", "q", lines), steps, {1: [], 2: [], 3: [1]})
+    before = tables.packing(replace(item, annotated=annotated), len).query("side == 'before'")
+    assert list(before["step"]) == [1, 2, 1, 3]
+    assert list(before["end"]) == [2, 6, 8, 10]
+
+
+def test_steps_as_an_annotator_returns_them() -> None:
+    found = (Step("a" * 200, plan=(1, 2, 4), prompt="do", execution=(5,)), Step("end", (6,), final=True))
+    frame = tables.steps(found)
+    assert list(frame["plan"]) == ["1-2, 4", "6"]
+    assert "comment" not in frame
+    assert frame["description"].str.len().max() == 100
+    assert list(tables.steps((replace(found[0], comment=(7,)),))["comment"]) == ["7"]
+
+
+def test_kinds_of_what_was_changed() -> None:
+    said = [
+        "step 4: folded, 2 lines",
+        "step 12: folded, 1 line",
+        "stage 3: merged into the final answer, it had no prompt",
+    ]
+    frame = tables.kinds(said, "change")
+    assert frame.to_dict("records") == [
+        {"change": "folded", "times": 2},
+        {"change": "merged into the final answer", "times": 1},
+    ]
+    assert list(tables.kinds([], "change")) == ["change", "times"]
+
+
+def test_the_corpus_of_what_was_packed_and_of_what_was_kept() -> None:
+    other = replace(packed(), annotated=replace(packed().annotated, trace=Trace("other", "q", "x" * 100)))
+    frame = tables.corpus([packed(), other], [other], len).set_index("quantity")
+    assert frame.loc["share kept", "value"] == 50
+    assert frame.loc["kept: tokens before", "value"] == 100
+    assert frame.loc["packed: tokens before", "n"] == 2
+    after = frame.loc["kept: critical path after", "value"]
+    assert frame.loc["kept: critical path saved in principle", "value"] == pytest.approx(100 - after)
+
+
+def test_rules_have_no_ledger() -> None:
+    assert list(tables.ledger(CountdownAnnotator())["value"]) == [0]
+
+
 def test_dag_puts_the_final_step_into_a_band_of_its_own() -> None:
     frame = tables.dag(packed().annotated, packed().packing.stage_of)
     assert frame["band"].tolist() == ["stage 1", "stage 1", "stage 2", "stage 2", "answer"]
@@ -223,6 +271,29 @@ def test_dag_puts_the_final_step_into_a_band_of_its_own() -> None:
 
 
 # --- figures ----------------------------------------------------------------------------
+
+
+def layered() -> pd.DataFrame:
+    """Forty steps in natural language, with formulas, in three stages of which one is wider than the page."""
+    label = r"Let me check whether $\frac{a}{b holds for all the values that were found so far"
+    rows = [
+        {"step": k, "label": label, "band": f"stage {1 + k // 12}", "executes": k % 3 > 0}
+        | {"parents": " ".join(map(str, sorted({k // 2, k // 5} - {0, k})))}
+        for k in range(1, 41)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_steps_with_long_labels_stand_below_what_they_rest_on() -> None:
+    figure = plots.dag(layered(), title="a graph")
+    figure.canvas.draw()
+    heights = {
+        int(t.get_text().split()[0]): t.get_position()[1] for t in figure.axes[0].texts if "check" in t.get_text()
+    }
+    assert len(heights) == 40
+    for row in layered().itertuples():
+        assert all(heights[int(parent)] < heights[row.step] for parent in row.parents.split())
+    plots.plt.close(figure)
 
 
 def _numbers(columns: str, rows: int = 4, **fixed: Any) -> pd.DataFrame:
@@ -242,6 +313,7 @@ FIGURES: dict[str, tuple[Any, pd.DataFrame, dict[str, Any]]] = {
         {"clock": "seconds"},
     ),
     "dag": (plots.dag, tables.dag(packed().annotated, packed().packing.stage_of), {}),
+    "dag of language": (plots.dag, layered(), {}),
     "packing": (plots.packing, tables.packing(packed(), len), {}),
     "histogram": (
         plots.histogram,
@@ -273,6 +345,11 @@ FIGURES: dict[str, tuple[Any, pd.DataFrame, dict[str, Any]]] = {
     "reduction": (plots.reduction, _numbers("reduction length", series="s", style="main"), {"caption": "c"}),
     "distributions": (plots.distributions, _numbers("value", method=METHODS), {"label": "tokens"}),
     "wall clock": (plots.wall_clock, _numbers("value", method=METHODS, panel="seconds"), {"caption": "c"}),
+    "response": (
+        plots.response,
+        _numbers("value x", panel=["p", "p", "q", "q"], run=["all", "1"] * 2),
+        {"label": "rate (%)", "caption": "c"},
+    ),
     "latency": (plots.predicted_measured, _numbers("predicted measured", method=METHODS), {"caption": "c"}),
     "claims": (
         plots.claims,
@@ -289,7 +366,12 @@ def test_every_figure_has_units_on_its_axes_and_fits_its_page(kind: str) -> None
     figure.canvas.draw()
     page = figure.bbox
     for axis in figure.axes:
-        assert kind == "dag" or axis.get_xlabel() or axis.get_shared_x_axes().get_siblings(axis) or kind == "wall clock"
+        assert (
+            kind.startswith("dag")
+            or axis.get_xlabel()
+            or axis.get_shared_x_axes().get_siblings(axis)
+            or kind == "wall clock"
+        )
         box = axis.get_tightbbox()
         assert page.x0 - 2 <= box.x0 < box.x1 <= page.x1 + 2, "something sticks out of the figure"
     assert figure.get_label(), "a figure without a caption"

@@ -14,11 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprint_lib.curation import Annotated, Trace, annotate_dependencies, annotate_steps
+from sprint_lib.curation import Annotated, Trace
 from sprint_lib.curation.agreement import Agreement, annotate, boundary_scores, edge_scores, pooled, scores, summary
 from sprint_lib.curation.graph import dependency_graph
-from sprint_lib.curation.lines import number_lines
-from sprint_lib.curation.openers import OpenersAnnotator
 from sprint_lib.curation.packing import PAPER, RELEASE
 from sprint_lib.curation.replay import (
     COMPARED,
@@ -390,36 +388,15 @@ def test_traces_are_pooled_by_their_items() -> None:
         pooled([])
 
 
-# --- a floor --------------------------------------------------------------------------
-
-THOUGHT = (
-    "I want the area. It is a square. Its side is two. Now, two by two. Now let us multiply. That is four. Wait, no. "
-    "It is four. Really. Therefore the area is four.\n\nFour.\n"
-)
-
-
-def test_openers_begin_steps() -> None:
-    sentences = number_lines(THOUGHT, long_line=0)
-    found = asyncio.run(annotate(OpenersAnnotator(), [Example(Trace("t", "", THOUGHT), (), {}, sentences)]))[0]
-    assert [step.lines for step in found.steps] == [(1, 2, 3, 4), (5, 6, 7, 8, 9), (10, 11)]
-    assert [(step.plan, step.prompt, step.final) for step in found.steps[1:]] == [
-        ((5,), "Now let us multiply.", False),
-        ((10, 11), "", True),
-    ]
-    assert found.parents == {1: [], 2: [1], 3: [2]}
-
-
-@given(st.lists(st.sampled_from(["Wait, what? ", "It is so. ", "Now this.\n\n", "\n", " "]), max_size=40))
-@settings(max_examples=60)
-def test_what_openers_read_can_be_curated(pieces: list[str]) -> None:
-    traces = [Trace("t", "", "".join(pieces))]
-    steps = asyncio.run(annotate_steps(traces, OpenersAnnotator()))
-    assert len(steps.kept) + len(steps.aside) == 1
-    assert len(asyncio.run(annotate_dependencies(steps.kept, OpenersAnnotator())).kept) == len(steps.kept)
+def test_an_annotator_reads_the_lines_of_the_reference() -> None:
+    search = ("Try 2 + 3\n", " = 5\n", "Solved 2 + 3 = 5\n", "Answer 2 + 3 = 5\n")
+    found = asyncio.run(annotate(CountdownAnnotator(), [Example(Trace("t", "", ""), (), {}, search)]))[0]
+    assert [step.lines for step in found.steps] == [(1, 2, 3), (4,)]
+    assert found.parents == {1: [], 2: [1]}
 
 
 def test_what_an_annotator_cannot_read_has_no_steps() -> None:
-    found = asyncio.run(annotate(CountdownAnnotator(), [Annotated(Trace("t", "", THOUGHT), ())]))
+    found = asyncio.run(annotate(CountdownAnnotator(), [Annotated(Trace("t", "", "I want the area."), ())]))
     assert [(item.steps, item.parents) for item in found] == [((), {})]
 
 

@@ -284,6 +284,90 @@ def test_a_failure_is_not_the_last_word_where_the_data_are_gone(audited: Path, m
     assert run()[0] == 0
 
 
+# --- opt-in notebooks -----------------------------------------------------------------
+
+
+def opt_in(root: Path, name: str) -> None:
+    notebooks = "".join(f"  {notebook}: {{}}\n" for notebook in NAMES)
+    repository.write_profile(root, f"profile: quick\nopt_in: [{name}]\nnotebooks:\n{notebooks}")
+
+
+def pages(root: Path) -> set[str]:
+    return {path.stem for path in (root / "outputs/quick/report/notebooks").iterdir()}
+
+
+def test_an_opt_in_notebook_is_left_out_until_it_is_named(root: Path) -> None:
+    opt_in(root, "10_end")
+    said = run(dry_run=True)[1]
+    assert re.search(r"10_end +left out +opt-in; `sprint run --profile quick --only 10`, < 1 min\n", said)
+    assert "2 of 3 notebooks would run" in said
+    for options in ({}, {"force": True}, {"start": "10"}):
+        status, said = run(**options)
+        assert status == 0
+        assert re.search(r"10_end +left out +opt-in; `sprint run --profile quick --only 10`, < 1 min", said)
+    assert states() == {"00_numbers": "up to date", "01_sums": "up to date", "10_end": "opt-in"}
+    assert why("10_end") == ["opt-in; `sprint run --profile quick --only 10`, < 1 min"]
+    assert pages(root) == {"00_numbers", "01_sums"}
+    assert "opt-in, not run" in (root / "outputs/quick/report/index.html").read_text()
+    assert re.findall(r"(\d\d_\w+) +done", run(only=["10"])[1]) == ["10_end"]
+    assert set(states().values()) == {"up to date"}
+    assert pages(root) == set(NAMES)
+    assert re.findall(r"(\d\d_\w+) +up to date", run()[1]) == NAMES
+
+
+def test_a_stale_opt_in_notebook_waits_to_be_asked_for(root: Path) -> None:
+    opt_in(root, "10_end")
+    assert re.findall(r"(\d\d_\w+) +done", run(also=["10_end"])[1]) == NAMES
+    edit(root, "10_end", "# The end", "# The very end")
+    assert states()["10_end"] == "stale"
+    assert why("10_end") == ["opt-in; `sprint run --profile quick --only 10`, < 1 min", "its cells changed"]
+    assert re.search(r"10_end +left out +opt-in; .*; its cells changed", run()[1])
+    assert pages(root) == set(NAMES)
+    assert re.findall(r"(\d\d_\w+) +done", run(only=["00"], also=["10"])[1]) == ["10_end"]
+    assert set(states().values()) == {"up to date"}
+
+
+def test_what_reads_an_opt_in_notebook_waits_for_it(root: Path) -> None:
+    opt_in(root, "01_sums")
+    status, said = run()
+    assert status == 0
+    assert re.findall(r"(\d\d_\w+) +done", said) == ["00_numbers"]
+    assert re.search(r"10_end +not run +reads tables/sums.csv, which 01_sums writes, and that is not run\n", said)
+    assert states() == {"00_numbers": "up to date", "01_sums": "opt-in", "10_end": "not run"}
+    assert re.findall(r"(\d\d_\w+) +done", run(also=["01"])[1]) == ["01_sums", "10_end"]
+    edit(root, "01_sums", "# Sums", "# The sums")
+    assert states() == {"00_numbers": "up to date", "01_sums": "stale", "10_end": "up to date"}
+
+
+def test_an_opt_in_notebook_that_failed_stands_as_failed(root: Path) -> None:
+    opt_in(root, "10_end")
+    edit(root, "10_end", "table = (", "table = 1 / 0 + (")
+    assert run(also=["10"])[0] == 1
+    assert states()["10_end"] == "failed"
+    status, said = run()
+    assert status == 0
+    assert re.search(r"10_end +left out +opt-in; .*; failed last time", said)
+
+
+def test_the_default_profile_is_not_named(root: Path) -> None:
+    (root / "params" / "laptop.yaml").write_text(
+        "profile: laptop\nopt_in: [10_end]\nnotebooks: {00_numbers: {}, 01_sums: {}, 10_end: {}}\n"
+    )
+    stream = io.StringIO()
+    assert suite.run("laptop", dry_run=True, stream=stream) == 0
+    assert "opt-in; `sprint run --only 10`, " in stream.getvalue()
+
+
+def test_names_of_opt_in_notebooks_are_checked(root: Path) -> None:
+    with pytest.raises(params.ParamsError, match=r"no notebook '10_ende' .did you mean '10_end'"):
+        run(also=["10_ende"])
+    opt_in(root, "10_ende")
+    with pytest.raises(
+        params.ParamsError, match=r"quick.yaml: opt_in: '10_ende' is not under 'notebooks' .did you mean"
+    ):
+        run()
+
+
 # --- refusals and failures ------------------------------------------------------------
 
 

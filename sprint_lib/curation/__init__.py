@@ -8,35 +8,53 @@ here, which sets aside what it cannot use and says why; `curate` does them all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
-from sprint_lib.calls import Attempt
 from sprint_lib.curation.graph import dependency_graph
 from sprint_lib.curation.lines import number_lines
 from sprint_lib.curation.packing import MIN_RATIO, Packing, pack
 from sprint_lib.curation.steps import AnnotationError, Annotator, Step, check_steps
+from sprint_lib.wording import unknown
 
 T = TypeVar("T")
+S = TypeVar("S")
+
+ANNOTATORS: dict[str, str] = {
+    "countdown": "sprint_lib.curation.rules:CountdownAnnotator",
+    "discourse": "sprint_lib.curation.discourse:DiscourseAnnotator",
+    "model": "sprint_lib.curation.llm:open_annotator",
+}
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A sequential trace of reasoning that found the right answer."""
+    """A sequential trace of reasoning that found the right answer.
+
+    `problem` is the id of its problem ("": its own), of which there may be several traces; `answer` the right answer.
+    """
 
     id: str
     question: str
     text: str
+    problem: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A trace with its steps and, once they are known, the steps that each step needs."""
+    """A trace with its steps and, once they are known, the steps that each step needs.
+
+    `repairs` are what its annotator had to mend to read it, in words.
+    """
 
     trace: Trace
     steps: tuple[Step, ...]
     parents: Mapping[int, Sequence[int]] | None = None
+    repairs: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -44,15 +62,18 @@ class Annotated:
 
     def to_json(self) -> dict[str, Any]:
         parents = None if self.parents is None else {str(k): list(v) for k, v in self.parents.items()}
-        return {**vars(self.trace), "steps": [step.to_json() for step in self.steps], "parents": parents}
+        steps = [step.to_json() for step in self.steps]
+        return {**vars(self.trace), "steps": steps, "parents": parents, "repairs": list(self.repairs)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Annotated:
         parents = value["parents"]
+        problem, answer = value.get("problem", ""), value.get("answer", "")
         return cls(
-            Trace(value["id"], value["question"], value["text"]),
+            Trace(value["id"], value["question"], value["text"], problem, answer),
             tuple(Step.from_json(step) for step in value["steps"]),
             None if parents is None else {int(k): tuple(v) for k, v in parents.items()},
+            repairs=tuple(value.get("repairs", ())),
         )
 
 
@@ -81,46 +102,70 @@ class Sifted(Generic[T]):
     aside: list[Aside]
 
 
-def right_traces(attempts: Iterable[Attempt], questions: Mapping[str, str]) -> Sifted[Trace]:
-    """Traces of the attempts that ended well and were graded correct; `questions` are by problem id."""
-    sifted: Sifted[Trace] = Sifted([], [])
-    for attempt in attempts:
-        id_ = f"{attempt.problem}#{attempt.sample}"
-        if attempt.status == "ok" and attempt.correct:
-            sifted.kept.append(Trace(id_, questions[attempt.problem], attempt.text))
-        else:
-            reason = "wrong answer" if attempt.status == "ok" else attempt.status
-            sifted.aside.append(Aside(id_, "traces", reason))
-    return sifted
+def get_annotator(name: str, **settings: Any) -> Annotator:
+    """The annotator called `name`: `countdown`, `discourse`, or `model` with the settings of `llm.open_annotator`.
+
+    Raises:
+        ValueError: if there is no such annotator, or it takes no such setting; the message names the nearest.
+    """
+    if said := unknown([name], ANNOTATORS, "annotator"):
+        raise ValueError(said)
+    if settings and name != "model":
+        raise ValueError(f"annotator {name!r} takes no settings, but was given: {', '.join(settings)}")
+    annotator: Annotator = resolve_name(ANNOTATORS[name])(**settings)
+    return annotator
 
 
 async def annotate_steps(traces: Sequence[Trace], annotator: Annotator) -> Sifted[Annotated]:
-    """Steps of every trace, checked: each line in exactly one place."""
-    sifted: Sifted[Annotated] = Sifted([], [])
-    for trace in traces:
+    """Steps of every trace, checked: each line in exactly one place. Traces are annotated at once, kept in order."""
+
+    async def annotate(trace: Trace) -> Annotated | Aside:
         lines = number_lines(trace.text)
+        repairs: list[str] = []
         try:
-            steps = await annotator.steps(trace.question, lines)
+            steps = await annotator.steps(trace.question, lines, repairs.append)
             check_steps(steps, lines)
         except AnnotationError as error:
-            sifted.aside.append(Aside(trace.id, "steps", str(error)))
-        else:
-            sifted.kept.append(Annotated(trace, tuple(steps)))
-    return sifted
+            return Aside(trace.id, "steps", str(error))
+        return Annotated(trace, tuple(steps), repairs=tuple(repairs))
+
+    return await _sift(traces, annotate)
 
 
 async def annotate_dependencies(annotated: Sequence[Annotated], annotator: Annotator) -> Sifted[Annotated]:
-    """Dependencies between the steps of every trace, checked: each step needs earlier ones only."""
-    sifted: Sifted[Annotated] = Sifted([], [])
-    for item in annotated:
+    """Dependencies between the steps of every trace, checked: each step needs earlier ones only. Order as given."""
+
+    async def annotate(item: Annotated) -> Annotated | Aside:
+        repairs = list(item.repairs)
         try:
-            parents = await annotator.dependencies(item.trace.question, item.lines, item.steps)
+            parents = await annotator.dependencies(item.trace.question, item.lines, item.steps, repairs.append)
             dependency_graph(len(item.steps), parents)
         except AnnotationError as error:
-            sifted.aside.append(Aside(item.trace.id, "graph", str(error)))
+            return Aside(item.trace.id, "graph", str(error))
+        return replace(item, parents=parents, repairs=tuple(repairs))
+
+    return await _sift(annotated, annotate)
+
+
+async def _sift(items: Iterable[S], work: Callable[[S], Awaitable[T | Aside]]) -> Sifted[T]:
+    """`work` on all items at once; if one raises, the others are stopped."""
+    sifted: Sifted[T] = Sifted([], [])
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_run(work, item)) for item in items]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    for task in tasks:
+        outcome = task.result()
+        if isinstance(outcome, Aside):
+            sifted.aside.append(outcome)
         else:
-            sifted.kept.append(replace(item, parents=parents))
+            sifted.kept.append(outcome)
     return sifted
+
+
+async def _run(work: Callable[[S], Awaitable[T]], item: S) -> T:
+    return await work(item)
 
 
 def pack_traces(

@@ -29,3 +29,11 @@ def dependency_graph(steps: int, parents: Mapping[int, Sequence[int]]) -> nx.DiG
     graph.add_nodes_from(range(1, steps + 1))
     graph.add_edges_from((parent, child) for child in sorted(parents) for parent in parents[child])
     return graph
+
+
+def reduced(graph: nx.DiGraph) -> nx.DiGraph:
+    """The fewest edges from which all others follow (transitive reduction); the graph given stays as it is.
+
+    Stages are the same with it and without: a step waits for whatever the steps that it needs wait for.
+    """
+    return nx.transitive_reduction(graph)

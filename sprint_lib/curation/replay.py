@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from sprint_lib.curation import Annotated, Trace
 from sprint_lib.curation.graph import dependency_graph
-from sprint_lib.curation.lines import number_lines
 from sprint_lib.curation.packing import PAPER, RELEASE, Packing, Rules, pack
 from sprint_lib.curation.steps import AnnotationError, Step
 from sprint_lib.trajectory import Defect, Stage, Trajectory, parse
@@ -58,6 +57,9 @@ _HEADER = re.compile(r"#{1,6} {0,3}Component {1,3}([0-9]{1,6}) {0,3}(?:\(([^()\n
 _FIELD = re.compile(r"- {0,3}\*\*([A-Za-z]{1,20}):?\*\*:? {0,3}(.*)")
 _RANGE = re.compile(r"(?:lines? ?)?([0-9]{1,6})(?: ?(?:-{1,2}|–|—|to) ?([0-9]{1,6}))?", re.IGNORECASE)
 _NO_LINES = re.compile(r"(?:lines? not found|none|n/a|-)?\.?", re.IGNORECASE)
+# How the numbered lines must have been cut, as far as the ranges say.
+_LINE = re.compile(r"[^\n]*\n(?:[ \t]*\n)*")
+_SENTENCE = re.compile(r".*?[.!?][)\"'”’]*\s+|.+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ VARIANTS: dict[str, tuple[Rules, bool]] = {
     "remarks open the next plan (paper)": (replace(RELEASE, comments=True), False),
     "dashes between all steps (notebook 04)": (replace(RELEASE, joined=False), False),
     "the last step is the answer (notebook 04)": (RELEASE, True),
-    "all of these rules as in notebook 04": (PAPER, True),
+    "all of these rules as in the paper": (PAPER, True),
 }
 
 
@@ -338,7 +340,7 @@ def _take(known: dict[int, str], numbers: Sequence[int], text: str | None, part:
     if text is None:
         return "lost_comment" if part == "comment" else "missing_text"
     # What ended a part was not released; a line break keeps it apart from the next, as in the released trajectories.
-    pieces = list(number_lines(f"{text}\n", long_line=0))
+    pieces = [piece for line in _LINE.findall(f"{text}\n") for piece in _SENTENCE.findall(line)]
     count = len(pieces)
     pieces[len(numbers) - 1 :] = ["".join(pieces[len(numbers) - 1 :])]
     pieces += [""] * (len(numbers) - len(pieces))

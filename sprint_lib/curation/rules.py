@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sprint_lib.curation.steps import AnnotationError, Step
+from sprint_lib.curation.steps import AnnotationError, Repaired, Step, silent
 
 _TRY, _ANSWER, _SOLVED = "Try ", "Answer ", "Solved "
 
@@ -20,7 +20,7 @@ class CountdownAnnotator:
     What the lines claim is not checked; the trace's answer was graded before.
     """
 
-    async def steps(self, question: str, lines: Sequence[str]) -> list[Step]:
+    async def steps(self, question: str, lines: Sequence[str], repaired: Repaired = silent) -> list[Step]:
         starts = [n for n, line in enumerate(lines, 1) if line.startswith((_TRY, _ANSWER))]
         if not starts or starts[0] != 1 or not lines[0].startswith(_TRY):
             raise AnnotationError("does not begin with a first move")
@@ -36,7 +36,9 @@ class CountdownAnnotator:
         task = lines[start - 1].rstrip()
         return Step(task, prompt=task, execution=tuple(range(start, end)))
 
-    async def dependencies(self, question: str, lines: Sequence[str], steps: Sequence[Step]) -> dict[int, list[int]]:
+    async def dependencies(
+        self, question: str, lines: Sequence[str], steps: Sequence[Step], repaired: Repaired = silent
+    ) -> dict[int, list[int]]:
         answer = lines[steps[-1].plan[0] - 1].removeprefix(_ANSWER).strip()
         hits = [
             number

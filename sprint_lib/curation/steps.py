@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+
+Repaired = Callable[[str], None]  # told of a repair, in words
+
+
+def silent(repair: str) -> None:
+    """The default of `repaired`: nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,16 @@ class Step:
 class Annotator(Protocol):
     """Reads the structure of a trace: by rules, or by asking a language model.
 
-    Both functions raise AnnotationError if the trace has no structure that they can read.
+    Both functions tell `repaired` of every repair that they made to what they read, and raise AnnotationError if the
+    trace has no structure that they can read. Many traces may be asked for at once: an annotator bounds its requests.
     """
 
-    async def steps(self, question: str, lines: Sequence[str]) -> list[Step]:
+    async def steps(self, question: str, lines: Sequence[str], repaired: Repaired = silent) -> list[Step]:
         """The steps of a trace, every line in exactly one place."""
 
-    async def dependencies(self, question: str, lines: Sequence[str], steps: Sequence[Step]) -> dict[int, list[int]]:
+    async def dependencies(
+        self, question: str, lines: Sequence[str], steps: Sequence[Step], repaired: Repaired = silent
+    ) -> dict[int, list[int]]:
         """For each step (by number) the numbers of the steps whose results it needs."""
 
 
@@ -55,6 +64,12 @@ class AnnotationError(ValueError):
 
 def check_steps(steps: Sequence[Step], lines: Sequence[str]) -> None:
     """Raise AnnotationError unless the steps cover every line exactly once and in order, as A.2 demands."""
+    if wrong := wrong_steps(steps, lines):
+        raise AnnotationError("; ".join(wrong))
+
+
+def wrong_steps(steps: Sequence[Step], lines: Sequence[str]) -> list[str]:
+    """Every reason for which `check_steps` refuses steps, in words; none if it takes them."""
     wrong: list[str] = []
     if not any(not step.final for step in steps):
         wrong.append("no step")
@@ -67,8 +82,7 @@ def check_steps(steps: Sequence[Step], lines: Sequence[str]) -> None:
     starts = [min(step.lines) for step in steps if step.lines]
     if starts != sorted(starts):
         wrong.append("the steps are not in the order of their first lines")
-    if wrong:
-        raise AnnotationError("; ".join(wrong))
+    return wrong
 
 
 def _wrong_in_step(step: Step, last: bool) -> list[str]:
