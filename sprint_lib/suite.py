@@ -261,6 +261,8 @@ def _run_steps(steps: Sequence[Step], workspace: store.Workspace, force: bool, r
             step = plan.step
             if plan.reasons and not reasons_to_run(step, workspace, manifest, force):
                 plan = Plan(step, (), 0.0)  # what was to be written before it came out the same
+            if plan.lacking:
+                _withdraw(step, steps, workspace)
             if not plan.runs:
                 progress.say(index, step.name, plan.verdict, "; ".join(plan.why))
                 continue
@@ -281,6 +283,12 @@ def _run_steps(steps: Sequence[Step], workspace: store.Workspace, force: bool, r
             store.write_json(workspace.manifest, manifest)
             progress.say(index, step.name, "done", f"{len(step.notebook.code)} cells, {duration(entry['seconds'])}")
     return True
+
+
+def _withdraw(step: Step, steps: Sequence[Step], workspace: store.Workspace) -> None:
+    """Delete outputs of a step that cannot run anew which others would read if they are there: they are out of date."""
+    for path in {path for other in steps for path in other.notebook.optional} & set(step.notebook.outputs):
+        (workspace.root / path).unlink(missing_ok=True)
 
 
 def _run_step(step: Step, workspace: store.Workspace, run_id: str, on_cell: Callable[[int], None]) -> dict[str, Any]:

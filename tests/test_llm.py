@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from sprint_lib import cli
 from sprint_lib.chat import Chat, Endpoint, EndpointError, Limits
-from sprint_lib.curation import Trace, annotate_dependencies, annotate_steps, curate, get_annotator
+from sprint_lib.curation import Trace, annotate_dependencies, annotate_steps, curate
+from sprint_lib.curation.annotators import get_annotator
 from sprint_lib.curation.graph import dependency_graph
 from sprint_lib.curation.lines import number_lines
 from sprint_lib.curation.llm import (

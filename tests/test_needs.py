@@ -212,3 +212,18 @@ def test_state_follows_the_source(copy: Path) -> None:
     assert needs.state(step(source="released")) == needs.state(step()) != {}
     assert needs.state(step(source="examples")) == {}
     assert needs.lacking(step(source="examples", released="/elsewhere")) == ""
+
+
+def test_what_cannot_be_counted_anew_is_not_shown_as_of_today(tmp_path: Path) -> None:
+    def one(name: str, outputs: tuple[str, ...], optional: tuple[str, ...] = ()) -> Step:
+        return Step(Notebook(tmp_path / f"{name}.ipynb", (), 0, (), outputs, {}, optional=optional), {})
+
+    counts, summary = one("16_x", ("data/counts.json", "figures/x.svg")), one("30_y", (), ("data/counts.json",))
+    workspace = store.Workspace("quick", tmp_path)
+    for name in counts.notebook.outputs:
+        store.write_text(workspace.root / name, "by an earlier version")
+    suite._withdraw(counts, [counts], workspace)
+    assert (workspace.data / "counts.json").exists()
+    suite._withdraw(counts, [counts, summary], workspace)
+    assert not (workspace.data / "counts.json").exists()
+    assert (workspace.figures / "x.svg").exists()

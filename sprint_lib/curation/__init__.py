@@ -11,23 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
 from sprint_lib.curation.graph import dependency_graph
 from sprint_lib.curation.lines import number_lines
 from sprint_lib.curation.packing import MIN_RATIO, Packing, pack
 from sprint_lib.curation.steps import AnnotationError, Annotator, Step, check_steps
-from sprint_lib.wording import unknown
 
 T = TypeVar("T")
 S = TypeVar("S")
-
-ANNOTATORS: dict[str, str] = {
-    "countdown": "sprint_lib.curation.rules:CountdownAnnotator",
-    "discourse": "sprint_lib.curation.discourse:DiscourseAnnotator",
-    "model": "sprint_lib.curation.llm:open_annotator",
-}
 
 
 @dataclass(frozen=True)
@@ -100,20 +92,6 @@ class Sifted(Generic[T]):
 
     kept: list[T]
     aside: list[Aside]
-
-
-def get_annotator(name: str, **settings: Any) -> Annotator:
-    """The annotator called `name`: `countdown`, `discourse`, or `model` with the settings of `llm.open_annotator`.
-
-    Raises:
-        ValueError: if there is no such annotator, or it takes no such setting; the message names the nearest.
-    """
-    if said := unknown([name], ANNOTATORS, "annotator"):
-        raise ValueError(said)
-    if settings and name != "model":
-        raise ValueError(f"annotator {name!r} takes no settings, but was given: {', '.join(settings)}")
-    annotator: Annotator = resolve_name(ANNOTATORS[name])(**settings)
-    return annotator
 
 
 async def annotate_steps(traces: Sequence[Trace], annotator: Annotator) -> Sifted[Annotated]:

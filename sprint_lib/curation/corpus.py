@@ -18,16 +18,15 @@ from typing import Any, TypeVar
 from sprint_lib import store
 from sprint_lib.chat import Chat, ChatError, Prices, Reply, Request, Tally
 from sprint_lib.curation import (
-    ANNOTATORS,
     Aside,
     Packed,
     Sifted,
     Trace,
     annotate_dependencies,
     annotate_steps,
-    get_annotator,
     pack_traces,
 )
+from sprint_lib.curation.annotators import ANNOTATORS, get_annotator
 from sprint_lib.curation.dataset import save
 from sprint_lib.curation.lines import number_lines
 from sprint_lib.curation.llm import STEPS_SCHEMA, ModelAnnotator, open_annotator, read_prices

@@ -25,7 +25,7 @@ from sprint_lib.tasks.boxed import last_run
 from sprint_lib.tasks.graders import DEFAULT, GRADERS, UNDECIDED
 from sprint_lib.wording import did_you_mean, unknown
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "traces.jsonl"
+EXAMPLES = Path(__file__).parent / "examples.jsonl"
 NAMED = ("examples", "released")
 LONGEST_LINE = 2**26  # bytes of a file's line that is looked at
 LONGEST_TRACE = 1_000_000  # characters
