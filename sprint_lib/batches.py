@@ -49,7 +49,8 @@ class _Sent:
 @dataclass
 class _Waiting:
     request: Request
-    outcome: asyncio.Future[tuple[Reply | Failure, Dialect]]
+    dialect: Dialect
+    outcome: asyncio.Future[Reply | Failure]
 
 
 class BatchDesk:
@@ -63,22 +64,13 @@ class BatchDesk:
         self._clerk: asyncio.Task[None] | None = None
         self._carriers: set[asyncio.Task[None]] = set()
 
-    async def ask(self, request: Request) -> Reply:
-        """The reply to a call. Raises ChatError, as `Chat.ask` does."""
-        tries, failure = 0, None
-        while failure is None or tries <= self.chat.limits.retries:
-            outcome, dialect = await self._post(request)
-            if isinstance(outcome, Reply):
-                return outcome
-            failure, tries = outcome, tries + 1
-            self.chat.ledger.failures[failure.kind] += 1
-            if not failure.again and not self.chat.simplify(failure, request, dialect):
-                break
-            self.chat.ledger.retries += 1
-        raise self.chat.lost(failure, tries)
+    async def send(self, request: Request, dialect: Dialect) -> Reply | Failure:
+        """What a batch says of a call; one that a killed run had made may have put it in other words.
 
-    async def _post(self, request: Request) -> tuple[Reply | Failure, Dialect]:
-        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
+        Raises:
+            ChatError: if the batch cannot be made or fetched.
+        """
+        waiting = _Waiting(request, dialect, asyncio.get_running_loop().create_future())
         self._new[request.key] = waiting
         self._last = time.monotonic()
         if self._clerk is None or self._clerk.done():
@@ -98,7 +90,7 @@ class BatchDesk:
                 task.add_done_callback(self._carriers.discard)
 
     def _sorted(self, new: dict[str, _Waiting]) -> Iterable[tuple[_Sent, dict[str, _Waiting]]]:
-        """Calls by batch: those of batches written down before (a killed run's), the others in new ones."""
+        """Calls by batch: those of batches written down before (a killed run's), the others in new ones by dialect."""
         for path in sorted(self.folder.glob("*.json")):
             try:
                 sent = _Sent.from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -107,19 +99,21 @@ class BatchDesk:
                 continue
             if calls := {key: new.pop(key) for key in sent.keys if key in new}:
                 yield sent, calls
-        part: dict[str, _Waiting] = {}
-        characters = 0
-        for key, waiting in new.items():
-            if part and (len(part) >= MAX_CALLS or characters + waiting.request.characters > MAX_CHARACTERS):
-                yield self._written(part), part
-                part, characters = {}, 0
-            part[key] = waiting
-            characters += waiting.request.characters
-        if part:
-            yield self._written(part), part
+        for dialect in dict.fromkeys(waiting.dialect for waiting in new.values()):
+            part: dict[str, _Waiting] = {}
+            characters = 0
+            for key, waiting in new.items():
+                if waiting.dialect != dialect:
+                    continue
+                if part and (len(part) >= MAX_CALLS or characters + waiting.request.characters > MAX_CHARACTERS):
+                    yield self._written(part, dialect), part
+                    part, characters = {}, 0
+                part[key] = waiting
+                characters += waiting.request.characters
+            yield self._written(part, dialect), part
 
-    def _written(self, calls: dict[str, _Waiting]) -> _Sent:
-        sent = _Sent(secrets.token_hex(8), list(calls), self.chat.dialect)
+    def _written(self, calls: dict[str, _Waiting], dialect: Dialect) -> _Sent:
+        sent = _Sent(secrets.token_hex(8), list(calls), dialect)
         store.write_json(self._path(sent), asdict(sent))
         return sent
 
@@ -143,7 +137,7 @@ class BatchDesk:
         self._path(sent).unlink(missing_ok=True)
         for key, waiting in calls.items():
             if not waiting.outcome.done():
-                waiting.outcome.set_result((found.get(key, _EXPIRED), sent.dialect))
+                waiting.outcome.set_result(found.get(key, _EXPIRED))
 
     async def _results(self, sent: _Sent, calls: dict[str, _Waiting]) -> dict[str, Reply | Failure]:
         """What became of the calls of a batch; replies are stored by then, also those nobody here waits for."""
@@ -188,8 +182,8 @@ class BatchDesk:
             return await self._reliably(lambda client: client.batches.retrieve(sent.id))
         batch = await self._reliably(lambda client: self._marked(client, sent.mark))
         if batch is None:
-            lines = [self._line(waiting.request) for waiting in calls.values()]
-            sent.keys, sent.dialect = list(calls), self.chat.dialect
+            lines = [self._line(waiting.request, sent.dialect) for waiting in calls.values()]
+            sent.keys = list(calls)
             data = "".join(json.dumps(line) + "\n" for line in lines).encode()
             batch = await self._new_batch(sent.mark, data)
         sent.id = batch.id
@@ -201,9 +195,9 @@ class BatchDesk:
         file = await self._reliably(lambda client: client.files.create(file=upload, purpose="batch"))
         return await self._reliably(lambda client: self._create(client, mark, file.id))
 
-    def _line(self, request: Request) -> dict[str, Any]:
+    def _line(self, request: Request, dialect: Dialect) -> dict[str, Any]:
         url = "/v1/chat/completions"
-        return {"custom_id": request.key, "method": "POST", "url": url, "body": self.chat.body(request)}
+        return {"custom_id": request.key, "method": "POST", "url": url, "body": self.chat.body(request, dialect)}
 
     async def _create(self, client: AsyncOpenAI, mark: str, file: str) -> Batch:
         """Make a batch, unless an attempt before did so and only its answer was lost."""

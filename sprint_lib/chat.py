@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -33,7 +35,9 @@ MAX_TEXT = 1_000_000  # characters of a reply that are kept
 _SHOWN = 300  # characters of an error message
 _SECRET = 8  # characters; a shorter key, such as local servers take, is no secret and may be any word of a text
 _RECORD = "sprint-reply-1"
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")  # in capitals: most keys are none
+_DEAD = ("connection", "timeout", "server")  # failures of a server that may be gone
+_BOUNDS = ("maxLength", "maxItems", "pattern")  # of schemas; some servers refuse them
 _TOO_LONG = re.compile(r"context.{0,9}(?:length|window|size)|maximum context|too many tokens|prompt is too long", re.I)
 
 
@@ -65,6 +69,7 @@ class EndpointError(ChatError):
 class Endpoint:
     """A model behind a server. `key_variable` names the environment variable with the API key ("": none is sent).
 
+    No message repeats `key_variable`: somebody may have put the key itself there.
     `revision` is what the model's owner calls its version; only the cache knows it.
 
     Raises:
@@ -88,7 +93,10 @@ class Endpoint:
                 "reports, so a key goes into an environment variable that key_variable names"
             )
         if self.key_variable and not _VARIABLE.fullmatch(self.key_variable):
-            raise ValueError("endpoint: key_variable is no name of an environment variable (the key does not go here)")
+            raise ValueError(
+                "endpoint: key_variable must be the name of an environment variable, in capitals such as "
+                "OPENAI_API_KEY; the key itself does not go here"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,12 @@ class Sampling:
     temperature: float | None = 0.0
     seed: int | None = 0
     max_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise ValueError(f"sampling: temperature is {self.temperature}; a number from 0 on, or null to send none")
+        if self.max_tokens < 1:
+            raise ValueError(f"sampling: max_tokens is {self.max_tokens}; a reply needs room for at least one token")
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             least = "0" if name in ("retries", "first_wait", "longest_wait") else "more than 0"
-            if value is not None and (value < 0 or (value == 0 and least != "0")):
+            if value is not None and not (0 < value < math.inf or (value == 0 and least == "0")):
                 raise ValueError(f"limits: {name} is {value}; the least is {least}")
 
 
@@ -245,6 +259,17 @@ class ReplyCache:
         Raises:
             CorruptError: if it was damaged; it is set aside by then.
         """
+        try:
+            return self.read(key)
+        except CorruptError as error:
+            path = self.path(key)
+            aside = self.folder / ".aside" / path.name
+            aside.parent.mkdir(exist_ok=True)
+            path.replace(aside)
+            raise CorruptError(f"{error}; moved to {aside}") from None
+
+    def read(self, key: str) -> Reply | None:
+        """As `load`, but a damaged reply stays where it is."""
         path = self.path(key)
         try:
             record = json.loads(path.read_bytes())
@@ -255,10 +280,7 @@ class ReplyCache:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
-            aside = self.folder / ".aside" / path.name
-            aside.parent.mkdir(exist_ok=True)
-            path.replace(aside)
-            raise CorruptError(f"{path}: {error}; moved to {aside}") from None
+            raise CorruptError(f"{path}: {error}") from None
 
     def save(self, key: str, about: Mapping[str, Any], reply: Reply) -> None:
         stored = asdict(reply)
@@ -310,18 +332,32 @@ class Request:
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a server understands of the ways to bound and to shape a reply."""
+    """What a server understands of the ways to bound and to shape a reply. `bounds`: of lengths, in schemas."""
 
     format: str = FORMATS[0]
     length: str = "max_tokens"
+    bounds: bool = True
 
-    def lower(self, said: str, schema: bool) -> Dialect | None:
-        """What to try after a refusal; None if there is nothing left."""
-        if self.length == "max_tokens" and "max_completion_tokens" in said:
+    def lower(self, failure: Failure, schema: Mapping[str, Any] | None) -> Dialect | None:
+        """What to try after a failure; None if simpler words would not help."""
+        if failure.kind != "bad_request":
+            return None
+        if self.length == "max_tokens" and "max_completion_tokens" in failure.text:
             return replace(self, length="max_completion_tokens")
-        if schema and self.format != FORMATS[-1]:
-            return replace(self, format=FORMATS[FORMATS.index(self.format) + 1])
-        return None
+        if schema is None or self.format == FORMATS[-1]:
+            return None
+        if self.format == FORMATS[0] and self.bounds and _unbounded(schema) != schema:
+            return replace(self, bounds=False)
+        return replace(self, format=FORMATS[FORMATS.index(self.format) + 1])
+
+
+def _unbounded(schema: Any) -> Any:
+    """A schema without its bounds."""
+    if isinstance(schema, list):
+        return [_unbounded(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: _unbounded(value) for key, value in schema.items() if key not in _BOUNDS}
 
 
 @dataclass(frozen=True)
@@ -384,11 +420,11 @@ class Chat:
         self.dialect = Dialect()
         self._line: _Line | None = None
         self._lost_in_a_row = 0
-        self._carry: Callable[[Request], Awaitable[Reply]] = self._call
+        self._attempt: Callable[[Request, Dialect], Awaitable[Reply | Failure]] = self._send
         if batch:
             from sprint_lib.batches import BatchDesk
 
-            self._carry = BatchDesk(self).ask
+            self._attempt = BatchDesk(self).send
 
     async def ask(
         self, messages: Sequence[Message], schema: Mapping[str, Any] | None = None, *, version: str = ""
@@ -459,10 +495,6 @@ class Chat:
             self._line = _Line(self._client(), self.limits)
         return self._line
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """The body of a call in the words that the server is known to understand."""
-        return self._body(request, self.dialect)
-
     def read(self, data: bytes | str, format_: str, seconds: float) -> Reply | Failure:
         """The reply in the body of a response; whatever it holds, this does not raise."""
         try:
@@ -504,22 +536,21 @@ class Chat:
         self._lost_in_a_row = 0
         return reply
 
-    def lost(self, failure: Failure, tries: int) -> ChatError:
-        """The error of a call that got no reply. Too many of them in a row mean that the server is dead."""
+    def lost(self, failure: Failure, tries: int, *, living: bool = False) -> ChatError:
+        """The error of a call that got no reply. Too many of them in a row mean that the server is dead, but for those
+        that only a `living` one can have made fail."""
         self.ledger.unanswered += 1
         where = f"{self.endpoint.model} at {self.endpoint.base_url}"
         if failure.fatal:
             return EndpointError(f"{where}: {failure.text}; no other call would succeed, so the work stopped")
         said = f"{failure.kind}: {failure.text}" + (f" ({tries} attempts)" if tries > 1 else "")
-        if failure.kind == "too_long":
-            return ChatError(failure.kind, said)
-        self._lost_in_a_row += 1
+        self._lost_in_a_row = 0 if living or failure.kind not in _DEAD else self._lost_in_a_row + 1
         if self._lost_in_a_row > self.limits.concurrency:
             return EndpointError(
                 f"{where}: {self._lost_in_a_row} calls in a row got no reply, the last one: {said}; "
                 "what has finished is kept, the same command goes on from there"
             )
-        return ChatError("malformed" if failure.kind == "malformed" else "engine_error", said)
+        return ChatError(failure.kind if failure.kind in ("malformed", "too_long") else "engine_error", said)
 
     def failure(self, error: Exception) -> Failure:
         """What an exception of the client says, without the key and without the exception, whose request holds it."""
@@ -542,13 +573,6 @@ class Chat:
         text = self.scrub(" ".join(str(error.get("message")).split()))[:_SHOWN]
         return _status_failure(status, str(error.get("code") or ""), text, None)
 
-    def simplify(self, failure: Failure, request: Request, dialect: Dialect) -> bool:
-        """Whether a call that was refused in one dialect can be put in simpler words, as the next ones will be."""
-        simpler = dialect.lower(failure.text, request.schema is not None) if failure.kind == "bad_request" else None
-        if simpler and self.dialect == dialect:
-            self.dialect = simpler
-        return simpler is not None
-
     async def wait(self, tries: int, failure: Failure) -> None:
         """Wait before a retry, the longer the more there were, with jitter; a busy server holds up all calls."""
         wait = self.limits.first_wait * 2 ** (tries - 1) * self._random.uniform(0.5, 1)
@@ -566,42 +590,30 @@ class Chat:
     # --- inside
 
     async def _answer(self, request: Request) -> Reply:
-        return await self._carry(request)
-
-    async def _call(self, request: Request) -> Reply:
-        line = self.line()
-        failure: Failure | None = None
-        async with line.places:
-            for tries in range(self.limits.retries + 1):
-                if failure:
-                    self.ledger.retries += 1
-                    await self.wait(tries, failure)
-                outcome = await self._attempt(line, request)
+        """A new reply: in ever simpler words while the server refuses them, again while that may help."""
+        async with nullcontext() if self.batch else self.line().places:
+            dialect = first = self.dialect
+            tries = 1
+            while True:
+                outcome = await self._attempt(request, dialect)
                 if isinstance(outcome, Reply):
-                    return self.keep(request, outcome)
-                failure = outcome
-                if not failure.again:
-                    break
-        assert failure is not None
-        raise self.lost(failure, tries + 1)
+                    if dialect != first:
+                        self.dialect = dialect  # for the next calls, too: only now it is known to help
+                    return outcome
+                self.ledger.failures[outcome.kind] += 1
+                if simpler := dialect.lower(outcome, request.schema):
+                    dialect = simpler
+                    continue
+                if not outcome.again or tries > self.limits.retries:
+                    raise self.lost(outcome, tries, living=self.batch)
+                self.ledger.retries += 1
+                if not self.batch:  # whose calls shall go up together
+                    await self.wait(tries, outcome)
+                tries += 1
 
-    async def _attempt(self, line: _Line, request: Request) -> Reply | Failure:
-        """One attempt, said in ever simpler words while the server refuses them."""
-        dialect = first = self.dialect
-        while True:
-            outcome = await self._send(line, request, dialect)
-            if isinstance(outcome, Reply):
-                if dialect != first:
-                    self.dialect = dialect
-                return outcome
-            self.ledger.failures[outcome.kind] += 1
-            simpler = dialect.lower(outcome.text, request.schema is not None)
-            if outcome.kind != "bad_request" or simpler is None:
-                return outcome
-            dialect = simpler
-
-    async def _send(self, line: _Line, request: Request, dialect: Dialect) -> Reply | Failure:
+    async def _send(self, request: Request, dialect: Dialect) -> Reply | Failure:
         """One request. No exception of the client leaves this function: they hold the request with its headers."""
+        line = self.line()
         estimate = request.characters / 4
         await asyncio.sleep(max(0.0, line.resume_at - time.monotonic()))
         await line.requests.take(1)
@@ -609,7 +621,7 @@ class Chat:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.limits.request_seconds):
-                body = self._body(request, dialect)
+                body = self.body(request, dialect)
                 response = await line.client.chat.completions.with_raw_response.create(**body)
         except Exception as error:
             return self.failure(error)
@@ -617,9 +629,10 @@ class Chat:
         reply = self.read(response.http_response.content, format_, time.monotonic() - started)
         if isinstance(reply, Reply) and reply.prompt_tokens is not None:
             line.tokens.correct(reply.prompt_tokens + (reply.completion_tokens or 0) - estimate)
-        return reply
+        return self.keep(request, reply) if isinstance(reply, Reply) else reply
 
-    def _body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+    def body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        """The body of a call in a dialect."""
         messages = [dict(message) for message in request.messages]
         body: dict[str, Any] = {"model": self.endpoint.model, "messages": messages}
         for name in ("temperature", "seed"):
@@ -629,7 +642,8 @@ class Chat:
         if request.schema is None:
             return body
         if dialect.format == "json_schema":
-            shape = {"name": "reply", "strict": True, "schema": request.schema}
+            schema = request.schema if dialect.bounds else _unbounded(request.schema)
+            shape = {"name": "reply", "strict": True, "schema": schema}
             return {**body, "response_format": {"type": "json_schema", "json_schema": shape}}
         messages[-1]["content"] += (
             f"\n\nReply with one JSON object that follows this JSON schema, and nothing else:\n"
@@ -653,12 +667,12 @@ class Chat:
         Raises:
             EndpointError: if the variable is not set, or holds what cannot be a key.
         """
-        name = self.endpoint.key_variable
-        if not os.environ.get(name, "").strip():
-            raise EndpointError(f"the environment variable {name}, which shall hold the API key, is not set")
-        if not re.fullmatch(r"[!-~]+", os.environ[name].strip()):
-            raise EndpointError(f"the environment variable {name} holds characters that no API key has")
-        return os.environ[name].strip()
+        key = os.environ.get(self.endpoint.key_variable, "").strip()
+        if not key:
+            raise EndpointError("the environment variable that key_variable names is not set; set it to the API key")
+        if not re.fullmatch(r"[!-~]+", key):
+            raise EndpointError("the environment variable that key_variable names holds characters that no API key has")
+        return key
 
 
 def _status_failure(status: int, code: str, text: str, after: float | None) -> Failure:

@@ -151,7 +151,8 @@ def _add_model_commands(commands: Commands) -> None:
     curate = _add(
         commands, "curate", _curate, "make a data set of traces as a YAML file says; goes on where it was", as_json=True
     )
-    curate.add_argument("spec", type=Path, help="source, out, annotator, model, base_url, key_variable, prices, ...")
+    curate.add_argument("spec", type=Path, nargs="?", help="source, out, annotator, model, base_url, prices, ...")
+    curate.add_argument("--example", action="store_true", help="print such a file with every key and what it is for")
     curate.add_argument("--dry-run", action="store_true", help="say what would be asked and paid, and do nothing")
     curate.add_argument("--push", metavar="OWNER/NAME", help="upload the data set to the hub when it is saved")
     evaluate = _add(commands, "eval", _eval, "run a method on a task as a JSON or YAML file says; goes on where it was")
@@ -500,6 +501,11 @@ def _curate(options: argparse.Namespace) -> int:
     from sprint_lib.chat import EndpointError
     from sprint_lib.curation import corpus
 
+    if options.example:
+        print(corpus.EXAMPLE.read_text(encoding="utf-8"), end="")
+        return 0
+    if options.spec is None:
+        raise CommandError("name a YAML file; `sprint curate --example` prints one with every key")
     spec = corpus.read_spec(options.spec)
     if options.dry_run:
         found = asyncio.run(corpus.estimate(spec))
@@ -519,6 +525,9 @@ def _curate(options: argparse.Namespace) -> int:
     if options.push:
         from sprint_lib.curation import dataset
 
+        if not report["kept"] + report["repaired"]:
+            print(f"sprint: nothing was sent to {options.push}: this run kept no trace", file=sys.stderr)
+            return 1
         print(dataset.push(spec.folder / "dataset", options.push), file=sys.stderr)
     return 0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import html
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -26,10 +25,10 @@ from sprint_lib.evaluation import claims, statistics
 from sprint_lib.evaluation.statistics import Estimate
 from sprint_lib.plots import name
 from sprint_lib.trajectory import parse
-from sprint_lib.wording import readable
+from sprint_lib.wording import kind_of, readable
 
 if TYPE_CHECKING:
-    from sprint_lib.curation import Annotated, Packed
+    from sprint_lib.curation import Annotated, Aside, Packed
     from sprint_lib.curation.steps import Annotator, Step
     from sprint_lib.store import Workspace
 
@@ -366,26 +365,55 @@ def _short(text: str, length: int = 100) -> str:
 
 def kinds(said: Iterable[str], column: str) -> pd.DataFrame:
     """How often what was said of steps ("step 4: folded, 2 lines") is of each kind: without its place and numbers."""
-    found = Counter(_kind(one) for one in said)
+    found = Counter(kind_of(one) for one in said)
     return pd.DataFrame([{column: kind, "times": n} for kind, n in found.most_common(20)], columns=[column, "times"])
 
 
-def _kind(said: str) -> str:
-    place, colon, what = said.partition(": ")
-    first = re.split(r"[,;]", what if colon else place)[0]
-    return _short(re.sub(r"\d+(?:[.,-]\d+)*", "…", first))
-
-
-def ledger(annotator: Annotator) -> pd.DataFrame:
-    """What asking a language model took, one row a quantity; nothing was asked by rules."""
-    found = getattr(annotator, "ledger", None)
-    if found is None:
-        return pd.DataFrame([{"quantity": "calls of a language model", "value": 0}])
-    rows: list[dict[str, Any]] = []
-    for what, value in found.to_json().items():
-        inside = value if isinstance(value, dict) else {"": value}
-        rows += [{"quantity": f"{what} {key}".strip(), "value": one} for key, one in inside.items()]
+def outcomes(kept: int, aside: Iterable[Aside]) -> pd.DataFrame:
+    """What became of traces: those kept in the first row, then those set aside by stage and kind of reason."""
+    found = Counter((one.stage, kind_of(one.reason)) for one in aside)
+    rows = [{"outcome": "kept", "reason": "", "traces": kept}]
+    rows += [{"outcome": f"set aside: {stage}", "reason": why, "traces": n} for (stage, why), n in found.most_common()]
     return pd.DataFrame(rows)
+
+
+def ledger(annotator: Annotator, path: Path | None = None) -> pd.DataFrame:
+    """What asking a language model took, one row a quantity: in this run, in earlier ones, in all; by rules no calls.
+
+    `path` is this table as the last run wrote it, whose sums go on. Replies from the cache were paid for by a run that
+    may have been killed before it wrote its table, so earlier runs took at least what those replies did.
+    """
+    ledger = getattr(annotator, "ledger", None)
+    said = ledger.to_json() if ledger else {"asked": {"calls": 0}, "cached": {}}
+    now = {**said["asked"], **{key: said[key] for key in ("retries", "unanswered", "corrupt") if key in said}}
+    for what in ("failures", "formats"):
+        now |= {f"{what}: {key}": n for key, n in said.get(what, {}).items()}
+    before = _in_all(path)
+    rows = []
+    for quantity in dict.fromkeys([*now, *before]):
+        value = now.get(quantity, 0)
+        earlier = _known(max, before.get(quantity, 0), said["cached"].get(quantity, 0))
+        row = {"quantity": quantity, "this_run": value, "earlier_runs": earlier}
+        rows.append({**row, "in_all": _known(lambda a, b: a + b, value, earlier)})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _in_all(path: Path | None) -> dict[str, float | str]:
+    """The sums of a `ledger` that was written; none if there is no such file."""
+    if path is None or not path.exists():
+        return {}
+    sums = pd.read_csv(path, dtype=str).set_index("quantity")["in_all"]
+    return {quantity: _number(text) for quantity, text in sums.items()}
+
+
+def _number(text: str) -> float | str:
+    number = pd.to_numeric(text, errors="coerce")
+    return text if pd.isna(number) else int(number) if number == int(number) else float(number)
+
+
+def _known(of: Callable[[float, float], float], a: float | str, b: float | str) -> float | str:
+    """A function of two numbers, `unknown` if one of them is."""
+    return "unknown" if isinstance(a, str) or isinstance(b, str) else of(a, b)
 
 
 def corpus(packed: Sequence[Packed], kept: Sequence[Packed], count: accounting.Count) -> pd.DataFrame:
@@ -393,7 +421,9 @@ def corpus(packed: Sequence[Packed], kept: Sequence[Packed], count: accounting.C
 
     The critical path is the one of `accounting.tokens_of`, tags included; before packing a trace is one call.
     """
-    rows = [_quantity("share kept", "%", statistics.proportion([item in kept for item in packed]).scaled(100))]
+    ids = {item.annotated.trace.id for item in kept}
+    among = [item.annotated.trace.id in ids for item in packed]
+    rows = [_quantity("share kept", "%", statistics.proportion(among).scaled(100))]
     for which, items in (("packed", packed), ("kept", kept)):
         done = [item.packing for item in items]
         before = [count(item.annotated.trace.text) for item in items]

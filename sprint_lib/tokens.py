@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 REASONING_TAGS = ("<think>", "</think>")
+_STAGE_TAG = re.compile(r"</?\w+_\d+[.>]?")  # one token where it is known, and so where only its number is too high
 VOCABULARY = "SPRINT_QWEN_TIKTOKEN"  # names a file with Qwen2.5's vocabulary
 
 _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -54,7 +55,8 @@ def counter(name: str | Path) -> Count:
     comes before it and gives the same counts. Time is linear in the text. Lone surrogates count as question marks.
 
     Raises:
-        TokenizerError: if there is no such tokenizer, or a file is damaged or another vocabulary.
+        TokenizerError: if there is no such tokenizer, or a file is damaged or another vocabulary. The function
+            raises it for a text with words that the tokenizer does not know: a sentence may be one unknown token.
     """
     path = Path(name)
     if path.suffix == ".tiktoken":
@@ -96,7 +98,7 @@ def _from_file(path: Path) -> Count:
     from tokenizers import Tokenizer
 
     try:
-        return _with_tags(Tokenizer.from_file(str(path)))
+        return _with_tags(Tokenizer.from_file(str(path)), path.parent.name)
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(f"{path}: not a tokenizer: {error}; name another folder with --tokenizer") from error
 
@@ -105,7 +107,7 @@ def _from_hub(name: str) -> Count:
     from tokenizers import Tokenizer
 
     try:
-        return _with_tags(Tokenizer.from_pretrained(name))
+        return _with_tags(Tokenizer.from_pretrained(name), name)
     except Exception as error:
         why = str(error).strip().partition("\n")[0]
         raise TokenizerError(
@@ -114,13 +116,27 @@ def _from_hub(name: str) -> Count:
         ) from error
 
 
-def _with_tags(tokenizer: Tokenizer) -> Count:
+def _with_tags(tokenizer: Tokenizer, name: str) -> Count:
     from tokenizers import AddedToken
 
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in REASONING_TAGS])
     tokenizer.no_truncation()  # what a file may ask for would cap the counts
     tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(encodable(text), add_special_tokens=False).ids)
+    unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "")
+
+    def count(text: str) -> int:
+        found = tokenizer.encode(encodable(text), add_special_tokens=False)
+        if unknown is not None and unknown in found.ids:
+            spans = (span for id_, span in zip(found.ids, found.offsets, strict=True) if id_ == unknown)
+            words = (encodable(text)[start:end] for start, end in spans)
+            if strange := next((word for word in words if not _STAGE_TAG.fullmatch(word)), None):
+                raise TokenizerError(
+                    f"the tokenizer {name} does not know {strange[:60]!r} and cannot count this text; "
+                    "name the one of the model that is to read it, such as Qwen/Qwen2.5-7B"
+                )
+        return len(found.ids)
+
+    return count
 
 
 def encodable(text: str) -> str:

@@ -1,10 +1,15 @@
-"""Numbers as people read them, and what to say of a word that is not known."""
+"""Numbers as people read them, what to say of a word that is not known, and which reasons count as one."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
+
+_QUOTED = re.compile(r"""(?<!\w)(['"]).*?\1(?!\w)|\[[^]]*\]""")
+_PLACE = re.compile(r"^(?:[^:]*\d[^:]*: )+")
+_NUMBERS = re.compile(r"\d+(?:[.,-]\d+)*")
 
 
 def readable(value: Any) -> str:
@@ -32,3 +37,13 @@ def unknown(given: Iterable[object], known: Iterable[str], what: str = "key") ->
         if word not in names:
             return f"unknown {what} {word!r}" + (did_you_mean(str(word), names) or f" (there are: {', '.join(names)})")
     return ""
+
+
+def kind_of(said: str) -> str:
+    """A reason or a change without its place, its details and its whole numbers, so that equal kinds count as one.
+
+    "step 4: lines 3-5 joined; ..." and "step 9: line 7 joined" become "lines … joined" and "line … joined".
+    """
+    text = _PLACE.sub("", _QUOTED.sub("…", " ".join(said[:1_000].split()))) or said
+    first = re.split(r"[,;:](?: |$)", text)[0]
+    return _NUMBERS.sub(lambda number: number[0] if re.fullmatch(r"\d+\.\d+", number[0]) else "…", first)[:100]

@@ -449,6 +449,22 @@ def test_the_answer_may_come_from_elsewhere() -> None:
         pack(QUESTION, lines, steps[:2], graph)
 
 
+def test_the_tags_around_a_thought_are_not_packed() -> None:
+    lines = ("Do <think>it.\n", "a\n", "b\n", "c</think>d\n", "</think>\n\n", "It is 5.\n")
+    steps = (Step("a", plan=(1,), prompt="Do <think>it.", execution=(2, 3, 4)), Step("end", plan=(5, 6), final=True))
+    graph = dependency_graph(2, {1: [], 2: [1]})
+    packing = pack("q\n", lines, steps, graph)
+    assert packing.trajectory.final == "It is 5.\n"
+    assert packing.trajectory.stages[0].executions[0].text == "a\nb\nc\nd\n"
+    assert [prompt.text for prompt in packing.trajectory.stages[0].prompts] == ["Do it."]
+    assert packing.changes == tuple(
+        f"line {k}: {tag} left out" for k, tag in ((1, "<think>"), (4, "</think>"), (5, "</think>"))
+    )
+    paper = pack("q\n", lines, steps, graph, rules=PAPER)
+    assert paper.trajectory.final == "</think>\n\nIt is 5.\n"
+    assert not paper.changes
+
+
 def test_a_trace_with_tags_in_it_is_refused() -> None:
     lines, steps = trace_of([3, 3])
     lines = (*lines[:2], "</execution_1.1>\n", *lines[3:])

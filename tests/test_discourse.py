@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sprint_lib.curation import Annotated, Sifted, Trace, annotate_dependencies, annotate_steps, curate
 from sprint_lib.curation.discourse import LEAST, MAX_PARENTS, MAX_PROMPT, USUAL, DiscourseAnnotator, kind
 from sprint_lib.curation.lines import number_lines
+from sprint_lib.curation.samples import sprint_samples
 from sprint_lib.trajectory import parse
 
 QUESTION = "A field is 12 m by 35 m. How long is its diagonal?\n"
@@ -253,7 +254,7 @@ released = pytest.mark.skipif(
 @released
 @pytest.mark.slow
 def test_released_runs_are_read_in_seconds() -> None:
-    """500 real traces from text to trajectories, the issue's bound being two minutes."""
+    """500 real traces from text to samples, the issue's bound being two minutes."""
     from sprint_lib.released import find
 
     data = find()
@@ -261,7 +262,12 @@ def test_released_runs_are_read_in_seconds() -> None:
     traces = [Trace(str(run.index), questions[run.index], run.text) for run in data.rft()]
     started = time.thread_time()
     report = asyncio.run(curate(traces, DiscourseAnnotator()))
+    done = [(item.annotated.trace, item.packing.trajectory) for item in report.kept]
+    samples = [list(sprint_samples(trace.question, trajectory, trace.id)) for trace, trajectory in done]
     assert time.thread_time() - started < 60
+    assert all(len(some) > 2 for some in samples)
+    assert not [trajectory for _, trajectory in done if "think>" in trajectory.render()]
+    assert all("</think>" in trace.text for trace, _ in done)
     assert len(report.kept) + len(report.aside) == len(traces) == 500
     assert len(report.kept) > 250
     assert 1.5 <= median(item.packing.ratio for item in report.kept) < 5

@@ -23,20 +23,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprint_lib import cli
-from sprint_lib.chat import Chat, Endpoint, EndpointError, Limits
-from sprint_lib.curation import Trace, annotate_dependencies, annotate_steps, curate
+from sprint_lib.chat import Chat, Endpoint, EndpointError, Limits, Sampling
+from sprint_lib.curation import Trace, annotate_dependencies, annotate_steps, corpus, curate
 from sprint_lib.curation.annotators import get_annotator
+from sprint_lib.curation.dataset import DatasetError
 from sprint_lib.curation.graph import dependency_graph
 from sprint_lib.curation.lines import number_lines
-from sprint_lib.curation.llm import (
-    DEPENDENCIES_SCHEMA,
-    PROMPTS,
-    STEPS_SCHEMA,
-    ModelAnnotator,
-    ReplyError,
-    first_object,
-    read_prompts,
-)
+from sprint_lib.curation.llm import PROMPTS, SETTINGS, ModelAnnotator, read_prompts
+from sprint_lib.curation.replies import DEPENDENCIES_SCHEMA, STEPS_SCHEMA, ReplyError, first_object
 from sprint_lib.curation.steps import AnnotationError, Step, check_steps
 from tests.hostile import slowest, strings
 from tests.scripted_server import Answer, Say, ScriptedServer, Status, Trouble
@@ -280,7 +274,7 @@ REPAIRED = {
 @pytest.mark.parametrize("case", REPAIRED)
 def test_what_stays_wrong_is_repaired_and_told(tmp_path: Path, case: str) -> None:
     found, repairs, asked = read_steps(tmp_path, WRONG[case][0])
-    assert asked == 2  # the third question is the second one, and answered from the cache
+    assert asked == 3
     assert any(REPAIRED[case][1] in repair for repair in repairs), repairs
     assert [one.lines for one in found] == [one.lines for one in READ]
     if case == "no prompt":
@@ -288,6 +282,42 @@ def test_what_stays_wrong_is_repaired_and_told(tmp_path: Path, case: str) -> Non
     if case == "uncovered":
         assert found[0].execution == (2, 3, 4, 5)
     assert [one.final for one in found] == [False, False, True]
+
+
+def test_an_answer_that_is_given_again_is_asked_for_in_new_words(tmp_path: Path) -> None:
+    with ScriptedServer([WRONG["prose"][0], WRONG["prose"][0], WRONG["prose"][0], Say(steps_json(GOOD))]) as server:
+        assert asyncio.run(annotator(server, tmp_path, asks=4).steps(QUESTION, LINES)) == READ
+    told = [request.body["messages"][-1]["content"] for request in server.asked]
+    assert len(set(told)) == 4
+    assert ["given this very answer" in text for text in told] == [False, False, True, True]
+    assert "3 times" in told[3]
+
+
+def test_a_long_list_in_a_string_is_read_whole(tmp_path: Path) -> None:
+    lines = tuple(f"Line {n}.\n" for n in range(1, 301))
+    whole = ", ".join(map(str, range(2, 300)))
+    found, repairs, _ = read_steps(tmp_path, steps_json([step(["1"], [whole]), step(["300"], final=True)]), lines=lines)
+    assert not repairs
+    assert found[0].execution == tuple(range(2, 300))
+
+
+def test_a_flood_of_ranges_is_bounded(tmp_path: Path) -> None:
+    flood = step(["1"], ["x,"] * 50_000, [",".join("y" * 50_000)])
+    found, repairs, _ = read_steps(tmp_path, steps_json([flood, TWO, END]))
+    assert len(repairs) < 100
+    assert any("more ranges than there are lines" in repair for repair in repairs)
+    assert found[0].plan[0] == 1
+
+
+def test_what_the_schemas_allow_is_bounded() -> None:
+    def unbounded(schema: dict[str, Any]) -> list[str]:
+        kind = schema["type"]
+        bounds = {"array": {"maxItems"}, "string": {"maxLength", "pattern"}}.get(kind, {"type"})
+        inner = [*schema.get("properties", {}).values(), *([schema["items"]] if kind == "array" else [])]
+        return [str(schema)] * (not bounds & set(schema)) + [one for some in inner for one in unbounded(some)]
+
+    assert unbounded(STEPS_SCHEMA) == []
+    assert unbounded(DEPENDENCIES_SCHEMA) == []
 
 
 def test_a_step_may_own_several_ranges(tmp_path: Path) -> None:
@@ -309,10 +339,10 @@ def test_an_ending_is_cut_off_where_no_step_has_it(tmp_path: Path) -> None:
     [
         (Say(None, refusal="I will not."), "refusal: I will not.", 1),
         (Say(None, finish="content_filter"), "truncated: .*content filter", 1),
-        (Say(steps_json(GOOD)[:80], finish="length"), "truncated: .*asked 3 times", 2),
-        (Say("Well."), "malformed: .*asked 3 times", 2),
-        (Say('{"steps": [{"plan": "x"}]}'), "malformed: no step has lines", 2),
-        (Say(steps_json([step(["1-11"], final=True)])), "no step", 2),
+        (Say(steps_json(GOOD)[:80], finish="length"), "truncated: .*asked 3 times", 3),
+        (Say("Well."), "malformed: .*asked 3 times", 3),
+        (Say('{"steps": [{"plan": "x"}]}'), "malformed: no step has lines", 3),
+        (Say(steps_json([step(["1-11"], final=True)])), "no step", 3),
         (Status(500, "down"), "no reply: server: .*down.*3 attempts", 3),
         (Status(400, "maximum context length is 10 tokens"), "no reply: too_long", 1),
         (Trouble("drop"), "no reply: connection", 3),
@@ -455,7 +485,7 @@ def test_wrong_dependencies(
     assert read_needs(tmp_path / "a", needs_json(needs), needs_json(NEEDS)) == (NEEDS, [], 2)
     read, repairs, asked = read_needs(tmp_path / "b", needs_json(needs))
     assert read == found
-    assert asked == 2
+    assert asked == 3
     assert len(repairs) == 1
     assert said in repairs[0]
 
@@ -603,7 +633,7 @@ def test_rules_need_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ({"concurrency": 0}, "concurrency is 0"),
         ({"model": ""}, "model is missing"),
         ({"base_url": "localhost"}, "base_url must be an address"),
-        ({"key_variable": KEY}, "key_variable is no name"),
+        ({"key_variable": KEY}, "key_variable must be the name"),
         ({"prices": {"input": 1}}, "output is missing"),
         ({"prices": {"input": 1, "output": -1}}, "a number from 0 on"),
         ({"prices": {"input": 1, "outptu": 1}}, "did you mean 'output'"),
@@ -611,6 +641,13 @@ def test_rules_need_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ({"format": "chats"}, "did you mean 'chat'"),
         ({"validation": 1.0}, "a share from 0 to below 1"),
         ({"cap": 0}, "cap is 0"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"model_seed": "x"}, "'model_seed' is of type str; it must be int or null"),
+        ({"min_ratio": -1}, "min_ratio is -1"),
+        ({"prices": 5}, "'prices' is of type int; it must be dict or null"),
+        ({"batch": 1}, "'batch' is of type int; it must be bool"),
+        ({"read_seconds": True}, "'read_seconds' is of type bool; it must be float"),
+        ({"key_variable": "gsk_0123456789abcdef"}, "key_variable must be the name"),
         ({"api_key": KEY}, "unknown key 'api_key'"),
     ],
 )
@@ -622,6 +659,7 @@ def test_specs_that_are_refused(
     told = capsys.readouterr().err
     assert said in told
     assert KEY not in told
+    assert "gsk_" not in told
     assert not (tmp_path / "out").exists()
 
 
@@ -635,6 +673,127 @@ def test_an_endpoint_that_fails_ends_the_command(
     assert "bad key [key]" in told.err
     assert KEY not in told.err + told.out
     assert json.loads((tmp_path / "out" / "ledger.json").read_text())["unanswered"] >= 1
+
+
+def test_every_key_is_in_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["curate", "--example"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "a.yaml").write_text(text)
+    given_ = corpus.read_spec(tmp_path / "a.yaml")
+    whole = re.sub(r"^# (\w+:.*)$", r"\1", text.replace("annotator: discourse", "", 1).replace("# \n", ""), flags=re.M)
+    (tmp_path / "b.yaml").write_text(re.sub(r"^# +#.*$", "", whole, flags=re.M))
+    spec = corpus.read_spec(tmp_path / "b.yaml")
+    assert set(spec.settings) == set(corpus.MODEL_KEYS)
+    assert set(yaml.safe_load((tmp_path / "b.yaml").read_text())) == {*corpus.KEYS, *corpus.MODEL_KEYS}
+    own = {key: value for key, value in vars(spec).items() if key != "settings"}
+    assert own == {key: value for key, value in vars(given_).items() if key != "settings"}  # the defaults are true
+    defaults = {**vars(Endpoint("m", "http://x")), **vars(Sampling()), **vars(Limits())}
+    shown = {name: value for name, value in spec.of_model.items() if name in defaults}
+    assert shown == {**defaults, **{name: shown[name] for name in ("model", "base_url", "key_variable")}}
+    assert {*corpus.MODEL_KEYS.values(), "cache"} == set(SETTINGS)
+    assert cli.main(["curate"]) == 2
+    assert "--example" in capsys.readouterr().err
+
+
+def test_another_split_pays_for_nothing_again(tmp_path: Path) -> None:
+    os.environ.setdefault("SPRINT_TEST_KEY", KEY)
+    with ScriptedServer(lambda body, before: good(body)) as server:
+        for seed in (0, 7):
+            asyncio.run(corpus.run(corpus.read_spec(write_spec(tmp_path, server.url, 4, seed=seed)), show=False))
+        assert len(server.asked) == 8
+        assert {request.body["seed"] for request in server.asked} == {0}
+        for seed_, sent in ((5, 5), (None, None)):
+            asyncio.run(corpus.run(corpus.read_spec(write_spec(tmp_path, server.url, 4, model_seed=seed_)), show=False))
+            assert server.asked[-1].body.get("seed") == sent
+    assert len(server.asked) == 24
+
+
+def test_nothing_is_pushed_where_this_run_kept_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pushed: list[Path] = []
+    monkeypatch.setattr("sprint_lib.curation.dataset.push", lambda folder, name: pushed.append(folder))
+    monkeypatch.setenv("SPRINT_TEST_KEY", KEY)
+    with ScriptedServer(lambda body, before: good(body)) as server:
+        spec = write_spec(tmp_path, server.url, 3)
+        assert cli.main(["curate", str(spec), "--push", "me/set"]) == 0
+        assert pushed == [tmp_path / "out" / "dataset"]
+        for _ in range(2):
+            spec = write_spec(tmp_path, server.url, 3, min_ratio=99)
+            assert cli.main(["curate", str(spec), "--push", "me/set"]) == 1
+            assert "kept no trace" in capsys.readouterr().err
+    assert len(pushed) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("cache", "dataset.old", "ledger.json", "report.json")
+    ]
+
+
+def test_there_is_no_report_on_a_data_set_that_was_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise DatasetError("the disk is full")
+
+    monkeypatch.setenv("SPRINT_TEST_KEY", KEY)
+    monkeypatch.setattr(corpus, "save", full)
+    with ScriptedServer(lambda body, before: good(body)) as server:
+        assert cli.main(["curate", str(write_spec(tmp_path, server.url, 1))]) == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cache", "ledger.json"]
+
+
+def test_a_tokenizer_without_the_words_is_refused_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPRINT_TEST_KEY", KEY)
+    with ScriptedServer(lambda body, before: good(body)) as server:
+        assert cli.main(["curate", str(write_spec(tmp_path, server.url, 1, tokenizer="countdown-base"))]) == 2
+    assert "does not know" in capsys.readouterr().err
+    assert not server.asked
+
+
+def test_two_traces_with_one_id_are_refused_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sprint_lib.curation import sources
+
+    row = sources.Row("a", "What?", "".join(LINES), "5", "p")
+    monkeypatch.setattr(corpus, "read", lambda *_, **__: iter([row, replace(row, defect="row 2: odd")]))
+    with ScriptedServer([Say("")]) as server:
+        assert cli.main(["curate", str(write_spec(tmp_path, server.url))]) == 2
+    assert "two traces have the id 'a'" in capsys.readouterr().err
+    assert not server.asked
+
+
+def test_a_dry_run_knows_what_is_asked_again_and_writes_nothing(tmp_path: Path) -> None:
+    os.environ.setdefault("SPRINT_TEST_KEY", KEY)
+    with ScriptedServer([WRONG["uncovered"][0], Status(400, "no more")]) as server:
+        spec = corpus.read_spec(write_spec(tmp_path, server.url, 1))
+        first = asyncio.run(corpus.estimate(spec))
+        asyncio.run(corpus.run(spec, show=False))  # the question again gets no reply
+        again = asyncio.run(corpus.estimate(spec))
+    assert (again["calls"], again["cached"], first["calls"]) == (2, 1, 2)  # about steps again, and about what they need
+    assert again["completion_tokens"] == first["completion_tokens"]
+    [path] = (tmp_path / "out" / "cache").glob("??/*.json")
+    path.write_bytes(b"{")
+    before = sorted(tmp_path.rglob("*"))
+    assert asyncio.run(corpus.estimate(spec))["calls"] == 2
+    assert sorted(tmp_path.rglob("*")) == before
+    assert path.read_bytes() == b"{"
+
+
+def test_a_card_says_nothing_of_this_machine(tmp_path: Path) -> None:
+    os.environ.setdefault("SPRINT_TEST_KEY", KEY)
+    with ScriptedServer(lambda body, before: good(body)) as server:
+        spec = corpus.read_spec(write_spec(tmp_path, server.url, 3, model_revision="2", cap=3))
+        report = asyncio.run(corpus.run(spec, show=False))
+        card = (tmp_path / "out" / "dataset" / "README.md").read_text()
+        for private in (str(tmp_path), server.url, "127.0.0.1", "SPRINT_TEST_KEY", "first_wait", "retries"):
+            assert private not in card
+    for public in ("traces.jsonl", "model: m", "revision: '2'", read_prompts().version, "cap: 3", "min_ratio"):
+        assert public in card
+    assert "SPRINT_TEST_KEY" not in json.dumps(report)
+    assert "SPRINT_TEST_KEY" not in (tmp_path / "out" / "report.json").read_text()
 
 
 # --- a thousand traces ----------------------------------------------------------------

@@ -20,7 +20,7 @@ from sprint_lib.curation.noise import with_wrong_edges
 from sprint_lib.curation.packing import TIDY, assign_stages, pack
 from sprint_lib.curation.samples import Sample, write_samples
 from sprint_lib.curation.steps import AnnotationError, Step
-from sprint_lib.evaluation import rates
+from sprint_lib.evaluation import label_noise
 from sprint_lib.training import several, sft
 
 
@@ -180,7 +180,7 @@ def run(right: int, tokens: int) -> list[Attempt]:
 
 
 def frame() -> pd.DataFrame:
-    return rates.outcomes(
+    return label_noise.outcomes(
         {
             **{(0.0, 1): run(36, 100), (0.0, 2): run(34, 100)},
             **{(0.1, 1): run(36, 110), (0.1, 2): run(35, 110)},
@@ -190,7 +190,7 @@ def frame() -> pd.DataFrame:
 
 
 def test_means_over_trainings_then_over_problems() -> None:
-    table = rates.by_rate(frame()).set_index("rate")
+    table = label_noise.by_rate(frame()).set_index("rate")
     assert table.loc[0.2, ["trainings", "n", "accuracy"]].tolist() == [2, N, pytest.approx(100 * 23 / N)]
     assert table.loc[0.0, "sequential"] == table.loc[0.0, "total"] == 100 + (N - 1) / 2
     assert (table["accuracy_low"] < table["accuracy"]).all()
@@ -198,7 +198,7 @@ def test_means_over_trainings_then_over_problems() -> None:
 
 
 def test_changes_are_told_from_none_by_their_interval() -> None:
-    found = rates.comparisons(frame()).set_index(["comparison", "quantity"])
+    found = label_noise.comparisons(frame()).set_index(["comparison", "quantity"])
     worse = found.loc[("20 % against 0 %", "accuracy")]
     assert worse["change"] == pytest.approx(100 * (23 - 35) / N)
     assert worse["change_high"] < 0
@@ -216,7 +216,7 @@ def test_changes_are_told_from_none_by_their_interval() -> None:
 
 
 def test_slope_over_all_rates_and_a_rate_against_itself() -> None:
-    found = rates.comparisons(frame()).set_index(["comparison", "quantity"])
+    found = label_noise.comparisons(frame()).set_index(["comparison", "quantity"])
     assert found.loc[("a tenth more", "sequential"), "change"] == pytest.approx(15)
     assert found.loc[("a tenth more", "accuracy"), "change"] == pytest.approx(100 * (23 - 35) / N / 2)
     again = found.loc[("0 %, trained twice", "accuracy")]
@@ -225,13 +225,13 @@ def test_slope_over_all_rates_and_a_rate_against_itself() -> None:
 
 
 def test_one_rate_and_one_seed_compare_with_nothing() -> None:
-    alone = rates.outcomes({(0.0, 1): run(3, 10)})
-    assert rates.comparisons(alone).empty
-    assert len(rates.by_rate(alone)) == 1
+    alone = label_noise.outcomes({(0.0, 1): run(3, 10)})
+    assert label_noise.comparisons(alone).empty
+    assert len(label_noise.by_rate(alone)) == 1
 
 
 def test_curves_hold_means_and_single_trainings() -> None:
-    points = rates.curves(frame(), {"accuracy": "right (%)"})
+    points = label_noise.curves(frame(), {"accuracy": "right (%)"})
     assert points["run"].value_counts().to_dict() == {"all": 3, "1": 3, "2": 3}
     highest = points[points["x"] == 20].set_index("run")["value"]
     assert highest["all"] == pytest.approx((highest["1"] + highest["2"]) / 2)
@@ -239,9 +239,9 @@ def test_curves_hold_means_and_single_trainings() -> None:
 
 def test_runs_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match="runs of different problems"):
-        rates.outcomes({(0.0, 1): run(3, 10), (0.1, 1): run(3, 10)[1:]})
+        label_noise.outcomes({(0.0, 1): run(3, 10), (0.1, 1): run(3, 10)[1:]})
     with pytest.raises(ValueError, match=r"no run with rate 0.1 and seed 2; every rate needs every seed"):
-        rates.outcomes({(0.0, 1): run(3, 10), (0.0, 2): run(3, 10), (0.1, 1): run(3, 10)})
+        label_noise.outcomes({(0.0, 1): run(3, 10), (0.0, 2): run(3, 10), (0.1, 1): run(3, 10)})
 
 
 # --- several trainings ----------------------------------------------------------------

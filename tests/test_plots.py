@@ -13,7 +13,7 @@ import pytest
 
 from sprint_lib import plots, tables
 from sprint_lib.calls import Attempt, Call, Wait
-from sprint_lib.curation import Annotated, Packed, Trace
+from sprint_lib.curation import Annotated, Aside, Packed, Trace
 from sprint_lib.curation.graph import dependency_graph
 from sprint_lib.curation.packing import pack
 from sprint_lib.curation.rules import CountdownAnnotator
@@ -260,8 +260,46 @@ def test_the_corpus_of_what_was_packed_and_of_what_was_kept() -> None:
     assert frame.loc["kept: critical path saved in principle", "value"] == pytest.approx(100 - after)
 
 
-def test_rules_have_no_ledger() -> None:
-    assert list(tables.ledger(CountdownAnnotator())["value"]) == [0]
+class Asked:
+    """An annotator with a ledger: what was asked, and what replies from the cache had taken."""
+
+    def __init__(self, asked: dict[str, Any], cached: dict[str, Any], failures: dict[str, int] | None = None) -> None:
+        said = {"asked": asked, "cached": cached, "retries": 1, "failures": failures or {}, "prices": None}
+        self.ledger = SimpleNamespace(to_json=lambda: said)
+
+
+def test_a_ledger_goes_on_over_runs(tmp_path: Path) -> None:
+    workspace = SimpleNamespace(tables=tmp_path)
+
+    def write(annotator: Any) -> pd.DataFrame:
+        tables.write(tables.ledger(annotator, tmp_path / "ledger.csv"), "ledger", workspace)  # type: ignore[arg-type]
+        return pd.read_csv(tmp_path / "ledger.csv").set_index("quantity")
+
+    none = {"calls": 0, "money": 0}
+    assert write(CountdownAnnotator())["in_all"].to_dict() == {"calls": 0}
+    first = write(Asked({"calls": 3, "money": 0.25}, none, {"timeout": 2}))
+    assert first["in_all"].to_dict() == {"calls": 3, "money": 0.25, "retries": 1, "failures: timeout": 2}
+    again = write(Asked(none, {"calls": 3, "money": 0.25}))
+    assert again["this_run"].to_dict() == {"calls": 0, "money": 0, "retries": 1, "failures: timeout": 0}
+    assert again["in_all"].to_dict() == {"calls": 3, "money": 0.25, "retries": 2, "failures: timeout": 2}
+    more = write(Asked({"calls": 1, "money": "unknown"}, none))
+    assert more["in_all"].to_dict() == {"calls": "4", "money": "unknown", "retries": "3", "failures: timeout": "2"}
+    assert write(CountdownAnnotator())["in_all"].to_dict() == more["in_all"].to_dict()
+
+
+def test_what_a_killed_run_had_paid_for_is_in_the_ledger() -> None:
+    frame = tables.ledger(Asked({"calls": 2}, {"calls": 5})).set_index("quantity")  # type: ignore[arg-type]
+    assert frame.loc["calls"].to_dict() == {"this_run": 2, "earlier_runs": 5, "in_all": 7}
+
+
+def test_outcomes_count_equal_reasons_together() -> None:
+    aside = [Aside(str(k), "steps", f"line {k} is in no step; line 9 is in 2 places") for k in (7, 8)]
+    frame = tables.outcomes(3, [Aside("a", "traces", "wrong answer"), *aside])
+    assert frame.to_numpy().tolist() == [
+        ["kept", "", 3],
+        ["set aside: steps", "line … is in no step", 2],
+        ["set aside: traces", "wrong answer", 1],
+    ]
 
 
 def test_dag_puts_the_final_step_into_a_band_of_its_own() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from sprint_lib import released
 from sprint_lib.calls import STATUSES
-from sprint_lib.curation import Aside
+from sprint_lib.curation import Annotated, Aside, Trace
 from sprint_lib.curation.sources import (
     LONGEST_TRACE,
     NO_REFERENCE,
@@ -22,11 +22,15 @@ from sprint_lib.curation.sources import (
     graded,
     judged,
     load,
+    load_annotated,
     load_aside,
+    public_name,
     read,
     write,
+    write_annotated,
     write_aside,
 )
+from sprint_lib.curation.steps import Step
 from sprint_lib.tasks import NO_ANSWER, Grade
 from sprint_lib.tasks.graders import UNDECIDED
 
@@ -204,8 +208,24 @@ def test_ids_are_unique_and_text_can_be_written(tmp_path: Path) -> None:
     rows = [{**GOOD, "id": "a"}, {**GOOD, "id": "a"}, {**GOOD, "text": "\ud800 \\boxed{2}"}]
     found = list(read(lines(tmp_path / "rows.jsonl", rows)))
     assert len({row.id for row in found}) == 3
-    assert "a second trace with the id 'a'" in found[1].defect
+    assert "a second trace with this id, 'a'" in found[1].defect
     assert found[2].text == "? \\boxed{2}"
+
+
+def test_made_up_ids_are_those_of_no_other_row(tmp_path: Path) -> None:
+    ids = ["rows-2", None, "rows-4 (b)", "b", "b", "rows-7"]
+    rows = [*({**GOOD, "id": id_} if id_ else GOOD for id_ in ids), "{broken", {**GOOD, "id": "b"}]
+    found = list(read(lines(tmp_path / "rows.jsonl", rows)))
+    assert len(found) == len({row.id for row in found}) == len(rows)
+    assert [row.id for row in found if not row.defect] == ["rows-2", "rows-2 (rows-2)", "rows-4 (b)", "b", "rows-7"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("examples", "examples"), ("/home/me/secret/rows.jsonl", "rows.jsonl"), ("owner/name:main", "owner/name:main")],
+)
+def test_a_source_is_called_without_where_it_lies(source: str, name: str) -> None:
+    assert public_name(source) == name
 
 
 @pytest.mark.parametrize(
@@ -297,3 +317,6 @@ def test_candidates_are_kept_in_one_file_and_count_as_attempts(tmp_path: Path) -
     assert load(write(tmp_path / "traces.jsonl", [odd])) == [odd]
     aside = [Aside("a", "steps", "why\u2028not")]
     assert load_aside(write_aside(tmp_path / "aside.jsonl", aside)) == aside
+    steps = (Step("a\u2028", plan=(1,), prompt="b", execution=(2, 3)), Step("end", plan=(4,), final=True))
+    item = Annotated(Trace("a", "Q", "T\x85"), steps, {1: (), 2: (1,)}, repairs=("mended",))
+    assert load_annotated(write_annotated(tmp_path / "steps.jsonl", [item])) == [item]

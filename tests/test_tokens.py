@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import string
 import time
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def characters(tmp_path: Path) -> Path:
     from tokenizers import Regex, Tokenizer, pre_tokenizers
     from tokenizers import models as kinds
 
-    made = Tokenizer(kinds.WordLevel({"?": 0}, unk_token="?"))
+    known = {letter: k for k, letter in enumerate(["<unknown>", *string.printable])}
+    made = Tokenizer(kinds.WordLevel(known, unk_token="<unknown>"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     made.enable_truncation(4)
     made.save(str(tmp_path / "tokenizer.json"))
@@ -151,7 +153,7 @@ def test_the_named_file_is_refused_if_it_is_another(tmp_path: Path, monkeypatch:
 def test_the_named_file_stands_for_no_other_tokenizer(characters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(tokens.VOCABULARY, "/nowhere/qwen.tiktoken")
     assert counter(characters)("abc") == 3
-    assert counter("countdown-base")("Numbers") > 0
+    assert counter("countdown-base")("Numbers: 2 3\n") > 0
     for name in ("Qwen/Qwen2-7B", "Qwen/Qwen2.5-Omni-7B", "else/Qwen2.5-7B"):
         assert tokens.vocabulary(name) is None
         with pytest.raises(TokenizerError, match="neither a folder here nor had from the hub"):
@@ -220,6 +222,14 @@ def test_folder_and_file_of_a_tokenizer(characters: Path) -> None:
 
 def test_shipped_tokenizer() -> None:
     assert counter("countdown-base")("Numbers: 2 3\n") == counter(models.path("countdown-base"))("Numbers: 2 3\n") > 3
+
+
+def test_a_text_with_unknown_words_is_not_counted(characters: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"does not know 'é' and cannot count this text"):
+        counter(characters)("café")
+    with pytest.raises(TokenizerError, match=r"countdown-base does not know 'Wait.* such as Qwen/Qwen2\.5-7B"):
+        counter("countdown-base")("Wait, let me check this.")
+    assert counter("countdown-base")("<prompt_99.") == counter("countdown-base")("<prompt_1.") == 1
 
 
 @pytest.mark.parametrize(

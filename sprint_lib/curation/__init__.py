@@ -20,6 +20,13 @@ from sprint_lib.curation.steps import AnnotationError, Annotator, Step, check_st
 
 T = TypeVar("T")
 S = TypeVar("S")
+Stage = Callable[
+    [str, int], Callable[[], None]
+]  # told a stage and its number of traces; gives what each calls at its end
+
+
+def _unwatched() -> None:
+    """The default of `done`: nobody counts."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,13 @@ class Sifted(Generic[T]):
     aside: list[Aside]
 
 
-async def annotate_steps(traces: Sequence[Trace], annotator: Annotator) -> Sifted[Annotated]:
-    """Steps of every trace, checked: each line in exactly one place. Traces are annotated at once, kept in order."""
+async def annotate_steps(
+    traces: Sequence[Trace], annotator: Annotator, done: Callable[[], None] = _unwatched
+) -> Sifted[Annotated]:
+    """Steps of every trace, checked: each line in exactly one place. Traces are annotated at once, kept in order.
+
+    `done` is called at the end of each.
+    """
 
     async def annotate(trace: Trace) -> Annotated | Aside:
         lines = number_lines(trace.text)
@@ -107,11 +119,16 @@ async def annotate_steps(traces: Sequence[Trace], annotator: Annotator) -> Sifte
             return Aside(trace.id, "steps", str(error))
         return Annotated(trace, tuple(steps), repairs=tuple(repairs))
 
-    return await _sift(traces, annotate)
+    return await _sift(traces, annotate, done)
 
 
-async def annotate_dependencies(annotated: Sequence[Annotated], annotator: Annotator) -> Sifted[Annotated]:
-    """Dependencies between the steps of every trace, checked: each step needs earlier ones only. Order as given."""
+async def annotate_dependencies(
+    annotated: Sequence[Annotated], annotator: Annotator, done: Callable[[], None] = _unwatched
+) -> Sifted[Annotated]:
+    """Dependencies between the steps of every trace, checked: each step needs earlier ones only. Order as given.
+
+    `done` is called at the end of each.
+    """
 
     async def annotate(item: Annotated) -> Annotated | Aside:
         repairs = list(item.repairs)
@@ -122,15 +139,15 @@ async def annotate_dependencies(annotated: Sequence[Annotated], annotator: Annot
             return Aside(item.trace.id, "graph", str(error))
         return replace(item, parents=parents, repairs=tuple(repairs))
 
-    return await _sift(annotated, annotate)
+    return await _sift(annotated, annotate, done)
 
 
-async def _sift(items: Iterable[S], work: Callable[[S], Awaitable[T | Aside]]) -> Sifted[T]:
+async def _sift(items: Iterable[S], work: Callable[[S], Awaitable[T | Aside]], done: Callable[[], None]) -> Sifted[T]:
     """`work` on all items at once; if one raises, the others are stopped."""
     sifted: Sifted[T] = Sifted([], [])
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_run(work, item)) for item in items]
+            tasks = [group.create_task(_run(work, item, done)) for item in items]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     for task in tasks:
@@ -142,8 +159,10 @@ async def _sift(items: Iterable[S], work: Callable[[S], Awaitable[T | Aside]]) -
     return sifted
 
 
-async def _run(work: Callable[[S], Awaitable[T]], item: S) -> T:
-    return await work(item)
+async def _run(work: Callable[[S], Awaitable[T]], item: S, done: Callable[[], None]) -> T:
+    outcome = await work(item)
+    done()
+    return outcome
 
 
 def pack_traces(
@@ -168,10 +187,15 @@ def pack_traces(
 
 
 async def curate(
-    traces: Sequence[Trace], annotator: Annotator, *, cap: int | None = None, min_ratio: float = MIN_RATIO
+    traces: Sequence[Trace],
+    annotator: Annotator,
+    *,
+    cap: int | None = None,
+    min_ratio: float = MIN_RATIO,
+    stage: Stage = lambda name, traces: _unwatched,
 ) -> Sifted[Packed]:
-    """All of curation on traces with a right answer."""
-    steps = await annotate_steps(traces, annotator)
-    graphs = await annotate_dependencies(steps.kept, annotator)
+    """All of curation on traces with a right answer; `stage` hears of its progress."""
+    steps = await annotate_steps(traces, annotator, stage("steps", len(traces)))
+    graphs = await annotate_dependencies(steps.kept, annotator, stage("dependencies", len(steps.kept)))
     packed = pack_traces(graphs.kept, cap=cap, min_ratio=min_ratio)
     return Sifted(packed.kept, [*steps.aside, *graphs.aside, *packed.aside])

@@ -4,6 +4,8 @@ the clients of language models.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -29,3 +31,12 @@ def get_annotator(name: str, **settings: Any) -> Annotator:
         raise ValueError(f"annotator {name!r} takes no settings, but was given: {', '.join(settings)}")
     annotator: Annotator = resolve_name(ANNOTATORS[name])(**settings)
     return annotator
+
+
+def description(name: str, annotator: Annotator, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card of a data set says of its annotator: which model and which prompts, nothing of this machine."""
+    told = {key: settings[key] for key in ("model", "revision", "temperature") if key in settings}
+    if Path(str(told.get("model", ""))).is_absolute():
+        told["model"] = Path(told["model"]).name
+    prompts = getattr(annotator, "prompts", None)
+    return {"annotator": name, **told, **({"prompts": prompts.version} if prompts else {})}

@@ -7,53 +7,37 @@ finished call; `estimate` says what a run would cost before anything is spent.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sprint_lib import store
-from sprint_lib.chat import Chat, ChatError, Prices, Reply, Request, Tally
-from sprint_lib.curation import (
-    Aside,
-    Packed,
-    Sifted,
-    Trace,
-    annotate_dependencies,
-    annotate_steps,
-    pack_traces,
-)
-from sprint_lib.curation.annotators import ANNOTATORS, get_annotator
+from sprint_lib.chat import Chat, ChatError, CorruptError, Prices, Reply, Request, Tally
+from sprint_lib.curation import Aside, Packed, Sifted, Trace, curate
+from sprint_lib.curation.annotators import ANNOTATORS, description, get_annotator
 from sprint_lib.curation.dataset import save
 from sprint_lib.curation.lines import number_lines
-from sprint_lib.curation.llm import STEPS_SCHEMA, ModelAnnotator, open_annotator, read_prices
+from sprint_lib.curation.llm import SETTINGS, ModelAnnotator, open_annotator, read_prices
 from sprint_lib.curation.packing import MIN_RATIO
-from sprint_lib.curation.sources import graded, read
-from sprint_lib.curation.steps import AnnotationError, Annotator, Repaired, Step, silent
+from sprint_lib.curation.replies import STEPS_SCHEMA
+from sprint_lib.curation.sources import SourceError, graded, public_name, read
+from sprint_lib.curation.steps import AnnotationError, Annotator
 from sprint_lib.params import ParamsError, load_yaml
-from sprint_lib.wording import readable, unknown
+from sprint_lib.wording import kind_of, readable, unknown
 
 T = TypeVar("T")
 
 STEPS_TOKENS, NEEDS_TOKENS = 12, 3  # assumed of replies, a line of the trace; the estimate says so
 _EVERY = 5.0  # seconds between two lines on progress, where they do not overwrite each other
 
-_NUMBER = (int, float)
-_MODEL_KEYS: dict[str, tuple[type, ...]] = {
-    **{"model": (str,), "base_url": (str,), "key_variable": (str,), "model_revision": (str,), "prices": (dict,)},
-    **{"concurrency": (int,), "requests_per_minute": _NUMBER, "tokens_per_minute": _NUMBER, "retries": (int,)},
-    **{"first_wait": _NUMBER, "longest_wait": _NUMBER, "connect_seconds": _NUMBER, "read_seconds": _NUMBER},
-    **{"request_seconds": _NUMBER, "temperature": (*_NUMBER, type(None)), "max_tokens": (int,), "prompts": (str,)},
-    **{"asks": (int,), "lines_per_request": (int,), "batch": (bool,)},
-}
-_KEYS: dict[str, tuple[type, ...]] = {
-    **{"source": (str,), "out": (str,), "columns": (dict,), "split": (str,), "revision": (str,), "limit": (int,)},
-    **{"annotator": (str,), "cap": (int,), "min_ratio": _NUMBER, "format": (str,), "validation": _NUMBER},
-    **{"seed": (int,), "licence": (str,), "tokenizer": (str,), "cache": (str,)},
-}
+EXAMPLE = Path(__file__).parent / "example.yaml"  # every key, with what it is for
 
 
 @dataclass(frozen=True)
@@ -63,10 +47,10 @@ class CorpusSpec:
     Attributes:
         source, columns, split, revision, limit: of the traces, as in `sources.read`.
         out: the folder for dataset/, report.json, ledger.json and, unless `cache` names another, cache/.
-        annotator: a name of `ANNOTATORS`; `model` has `settings` as in `llm.open_annotator`.
+        annotator: a name of `ANNOTATORS`; `model` has `settings`, by the keys of `MODEL_KEYS`.
         cap, min_ratio: of packing.
         format, validation, licence: of the data set, as in `dataset.save`.
-        seed: of the split and of the model.
+        seed: of the split; the model's is `model_seed`.
         tokenizer: what tokens are counted with (`tokens.counter`); "": estimated as characters / 4.
     """
 
@@ -92,12 +76,23 @@ class CorpusSpec:
         return Path(self.out)
 
     @property
+    def of_model(self) -> dict[str, Any]:
+        """`settings` by the names that `llm.open_annotator` has for them."""
+        return {MODEL_KEYS[key]: value for key, value in self.settings.items()}
+
+    @property
     def prices(self) -> Prices | None:
-        return read_prices(self.settings["prices"]) if "prices" in self.settings else None
+        return read_prices(self.settings["prices"]) if self.settings.get("prices") else None
 
     def to_json(self) -> dict[str, Any]:
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "settings"}
-        return {**own, "columns": dict(self.columns), **self.settings}
+        """All that was set, but for the variable's name, in whose place somebody may have put the key."""
+        own = {name: value for name, value in vars(self).items() if name != "settings"}
+        more = {key: value for key, value in self.settings.items() if key != "key_variable"}
+        return {**own, "columns": dict(self.columns), **more}
+
+
+KEYS = {name: hint for name, hint in get_type_hints(CorpusSpec).items() if name != "settings"}
+MODEL_KEYS = {f"model_{name}" if name in KEYS else name: name for name in SETTINGS if name != "cache"}
 
 
 def read_spec(path: Path) -> CorpusSpec:
@@ -109,23 +104,37 @@ def read_spec(path: Path) -> CorpusSpec:
     given = load_yaml(path)
     if not isinstance(given, dict):
         raise ParamsError(f"{path}: expected the keys 'source' and 'out', and what else is to be set")
-    known = {**_KEYS, **_MODEL_KEYS}
+    known = {**KEYS, **{key: SETTINGS[name] for key, name in MODEL_KEYS.items()}}
     if said := unknown(given, known):
         raise ParamsError(f"{path}: {said}")
     for key, value in given.items():
-        if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
-            kinds = " or ".join(kind.__name__ for kind in known[key])
-            raise ParamsError(f"{path}: '{key}' is of type {type(value).__name__}; it must be {kinds}")
+        if not _fits(value, known[key]):
+            raise ParamsError(f"{path}: '{key}' is of type {type(value).__name__}; it must be {_name(known[key])}")
     for key in ("source", "out"):
         if not given.get(key):
             raise ParamsError(f"{path}: '{key}' is missing")
-    settings = {key: value for key, value in given.items() if key in _MODEL_KEYS}
-    spec = CorpusSpec(**{key: value for key, value in given.items() if key in _KEYS}, settings=settings)
+    settings = {key: given.pop(key) for key in list(given) if key in MODEL_KEYS}
+    spec = CorpusSpec(**given, settings=settings)
     try:
         _check(spec)
     except ValueError as error:
         raise ParamsError(f"{path}: {error}") from None
     return spec
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of YAML is of an annotated type; an integer is a number, too, a truth value is none."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    kind = get_origin(hint) or hint
+    return isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _name(hint: Any) -> str:
+    """The types of YAML that fit an annotation."""
+    names = {type(None): "null", Mapping: "dict"}
+    kinds = [get_origin(one) or one for one in (get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint])]
+    return " or ".join(sorted({names.get(k, k.__name__) for k in kinds if k not in (Path, Prices)}, key="null".__eq__))
 
 
 def _check(spec: CorpusSpec) -> None:
@@ -139,6 +148,8 @@ def _check(spec: CorpusSpec) -> None:
         raise ValueError(f"validation is {spec.validation}; a share from 0 to below 1")
     if spec.cap is not None and spec.cap < 1:
         raise ValueError(f"cap is {spec.cap}; a stage needs room for at least one prompt")
+    if not 0 <= spec.min_ratio < 1_000:
+        raise ValueError(f"min_ratio is {spec.min_ratio}; steps a stage, from 0 to below 1000")
     open_(spec)
 
 
@@ -146,10 +157,7 @@ def open_(spec: CorpusSpec, chat: Callable[..., Chat] = Chat) -> Annotator:
     """The annotator a spec names. Raises ValueError if its settings cannot be used."""
     if spec.annotator != "model":
         return get_annotator(spec.annotator)
-    settings = {key: value for key, value in spec.settings.items() if key != "model_revision"}
-    revision = spec.settings.get("model_revision", "")
-    cache = spec.cache or spec.folder / "cache"
-    return open_annotator(cache=cache, revision=revision, seed=spec.seed, chat=chat, **settings)
+    return open_annotator(cache=spec.cache or spec.folder / "cache", chat=chat, **spec.of_model)
 
 
 # --- a run ----------------------------------------------------------------------------
@@ -158,69 +166,92 @@ def open_(spec: CorpusSpec, chat: Callable[..., Chat] = Chat) -> Annotator:
 async def run(spec: CorpusSpec, *, show: bool = True) -> dict[str, Any]:
     """Do all that a spec asks for and return the report, which is also `report.json`; JSON-ready.
 
-    `show`: progress goes to stderr. No data set is written if no trace was kept.
+    `show`: progress goes to stderr. If no trace was kept there is no data set, and one that an earlier run made goes
+    to `dataset.old`.
 
     Raises:
-        SourceError, TokenizerError, DatasetError: as the functions that read, count and save.
+        SourceError: also if two traces have one id.
+        TokenizerError, DatasetError: as the functions that count and save.
         EndpointError: if no call to the model can succeed; what has finished is kept.
     """
     count, counted = _counter(spec)
     watch = _Watch(show)
     started = time.monotonic()
     sifted = _traces(spec, watch)
+    for trace in sifted.kept:
+        count(trace.text)  # a tokenizer that does not know these words says so before anything is asked
     annotator = open_(spec)
     try:
-        packed = await _curated(spec, sifted.kept, annotator, watch)
+        watch.state = _state(annotator)
+        packed = await curate(sifted.kept, annotator, cap=spec.cap, min_ratio=spec.min_ratio, stage=watch.stage)
     finally:
         watch.end()
         if isinstance(annotator, ModelAnnotator):
             await annotator.chat.close()
             store.write_json(spec.folder / "ledger.json", annotator.ledger.to_json())
     packed.aside[:0] = sifted.aside
+    _save(spec, packed, annotator, count, counted)
     report = _report(spec, packed, annotator, counted, time.monotonic() - started)
     store.write_json(spec.folder / "report.json", report)
-    if packed.kept:
-        _save(spec, packed, {"tokens counted with": counted, **report["prompts"]}, count)
     return report
 
 
-def _save(spec: CorpusSpec, packed: Sifted[Packed], more: Mapping[str, Any], count: Callable[[str], int]) -> None:
-    settings = {**spec.to_json(), **more}
+def _save(
+    spec: CorpusSpec, packed: Sifted[Packed], annotator: Annotator, count: Callable[[str], int], counted: str
+) -> None:
+    """The data set of this run and of no other one; its card tells nothing of this machine."""
+    folder = spec.folder / "dataset"
+    if not packed.kept:
+        if folder.exists():
+            old = folder.with_name("dataset.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.replace(old)
+        return
+    settings = {
+        **description(spec.annotator, annotator, spec.of_model),
+        **{"cap": spec.cap, "min_ratio": spec.min_ratio},
+        "tokens counted with": public_name(spec.tokenizer) if spec.tokenizer else counted,
+    }
     shape: Any = spec.format  # checked by _check
     save(
-        spec.folder / "dataset",
+        folder,
         packed.kept,
         aside=packed.aside,
-        settings={key: value for key, value in settings.items() if value not in (None, "", {})},
+        settings=settings,
         format=shape,
         validation=spec.validation,
         seed=spec.seed,
-        source=spec.source,
+        source=public_name(spec.source),
         licence=spec.licence,
         count=count,
     )
 
 
-async def _curated(spec: CorpusSpec, traces: Sequence[Trace], annotator: Annotator, watch: _Watch) -> Sifted[Packed]:
-    ledger = annotator.ledger if isinstance(annotator, ModelAnnotator) else None
+def _state(annotator: Annotator) -> Callable[[], str]:
+    """What an annotator's progress is said with."""
+    if not isinstance(annotator, ModelAnnotator):
+        return str
+    ledger = annotator.ledger
 
     def state() -> str:
-        if ledger is None:
-            return ""
         lost = f", {ledger.unanswered} unanswered" if ledger.unanswered else ""
         return f"{ledger.asked.calls} calls, {ledger.cached.calls} from the cache, {ledger.retries} retries{lost}"
 
-    steps = await annotate_steps(traces, _Watched(annotator, watch.stage("steps", len(traces), state)))
-    needs = _Watched(annotator, watch.stage("dependencies", len(steps.kept), state))
-    graphs = await annotate_dependencies(steps.kept, needs)
-    packed = pack_traces(graphs.kept, cap=spec.cap, min_ratio=spec.min_ratio)
-    return Sifted(packed.kept, [*steps.aside, *graphs.aside, *packed.aside])
+    return state
 
 
 def _traces(spec: CorpusSpec, watch: _Watch) -> Sifted[Trace]:
-    """The traces with a right answer; all others are set aside."""
+    """The traces with a right answer; all others are set aside.
+
+    Raises:
+        SourceError: as `read`, and if two traces have one id, as the report could not tell them apart.
+    """
     rows = read(spec.source, columns=spec.columns, split=spec.split, revision=spec.revision, limit=spec.limit)
-    return graded(_told(rows, watch.stage("read and graded", None)))
+    sifted = graded(_told(rows, watch.stage("read and graded", None)))
+    ids = Counter([*(trace.id for trace in sifted.kept), *(aside.trace for aside in sifted.aside)])
+    if twice := [id_ for id_, times in ids.items() if times > 1]:
+        raise SourceError(f"{spec.source}: two traces have the id {twice[0]!r}; rename one of them")
+    return sifted
 
 
 def _told(items: Iterable[T], done: Callable[[], None]) -> Iterator[T]:
@@ -233,15 +264,15 @@ def _report(
     spec: CorpusSpec, packed: Sifted[Packed], annotator: Annotator, counted: str, seconds: float
 ) -> dict[str, Any]:
     traces = [*map(_kept, packed.kept), *map(_aside, packed.aside)]
-    ids = Counter(trace["id"] for trace in traces)
-    assert max(ids.values(), default=1) == 1, f"a trace ended twice: {ids.most_common(1)}"
     return {
         "spec": spec.to_json(),
         "traces": len(traces),
         **{state: sum(trace["state"] == state for trace in traces) for state in ("kept", "repaired", "aside")},
-        "reasons": dict(Counter(f"{trace['stage']}: {_kind(trace['reason'])}" for trace in traces if "stage" in trace)),
+        "reasons": dict(
+            Counter(f"{trace['stage']}: {kind_of(trace['reason'])}" for trace in traces if "stage" in trace)
+        ),
         "tokens counted with": counted,
-        "prompts": {"prompts": annotator.prompts.version} if isinstance(annotator, ModelAnnotator) else {},
+        "prompts": annotator.prompts.version if isinstance(annotator, ModelAnnotator) else None,
         "ledger": annotator.ledger.to_json() if isinstance(annotator, ModelAnnotator) else None,
         "seconds": round(seconds, 3),
         "provenance": store.provenance(),
@@ -263,11 +294,6 @@ def _kept(item: Packed) -> dict[str, Any]:
 
 def _aside(aside: Aside) -> dict[str, Any]:
     return {"id": aside.trace, "state": "aside", "stage": aside.stage, "reason": aside.reason}
-
-
-def _kind(reason: str) -> str:
-    """The first clause of a reason, so that equal ones count together."""
-    return reason.partition(":")[0].partition(";")[0][:80]
 
 
 def describe(report: Mapping[str, Any]) -> str:
@@ -315,6 +341,11 @@ class _Preview(Chat):
         super().__init__(*arguments, **options)
         self.missing: dict[str, Request] = {}
 
+    def known(self, request: Request) -> Reply | None:
+        with suppress(CorruptError):  # which stays where it is, and would be asked for again
+            return self.cache.read(request.key)
+        return None
+
     async def _answer(self, request: Request) -> Reply:
         self.missing[request.key] = request
         raise ChatError("not_cached", "not in the cache")
@@ -355,30 +386,28 @@ async def _foresee(trace: Trace, annotator: ModelAnnotator, count: Callable[[str
     assert isinstance(chat, _Preview)
     chat.missing.clear()
     starts = annotator.starts(lines)
-    requests = [
-        chat.request(annotator.step_messages(trace.question, lines, start), STEPS_SCHEMA, annotator.prompts.version)
-        for start in starts
-    ]
-    missing = [request for request in requests if not chat.cache.path(request.key).exists()]
-    if missing:
-        _add(tally, missing, STEPS_TOKENS * len(lines) // len(starts), count)
-        fixed = count(annotator.prompts.dependencies.system + annotator.prompts.dependencies.user)
-        tally.calls += 1
-        tally.prompt_tokens += fixed + count(trace.question + trace.text)
-        tally.completion_tokens += NEEDS_TOKENS * len(lines)
-        return
-    try:
-        steps = await annotator.steps(trace.question, lines)
-        await annotator.dependencies(trace.question, lines, steps)
-    except AnnotationError:
-        _add(tally, list(chat.missing.values()), NEEDS_TOKENS * len(lines), count)
+    for start in starts:  # a trace's annotator stops at the first part that is not in the cache
+        messages = annotator.step_messages(trace.question, lines, start)
+        request = chat.request(messages, STEPS_SCHEMA, annotator.prompts.version)
+        if chat.known(request) is None:
+            chat.missing[request.key] = request
+    if not chat.missing:
+        with suppress(AnnotationError):
+            steps = await annotator.steps(trace.question, lines)
+            await annotator.dependencies(trace.question, lines, steps)
+    about_steps = [request for request in chat.missing.values() if request.schema is STEPS_SCHEMA]
+    for request in chat.missing.values():
+        reply = STEPS_TOKENS * len(lines) // len(starts) if request in about_steps else NEEDS_TOKENS * len(lines)
+        _add(tally, sum(count(message["content"]) for message in request.messages), reply)
+    if about_steps:  # then the question for what they need is still to come
+        fixed = annotator.prompts.dependencies
+        _add(tally, count(fixed.system + fixed.user) + count(trace.question + trace.text), NEEDS_TOKENS * len(lines))
 
 
-def _add(tally: Tally, requests: Sequence[Request], reply: int, count: Callable[[str], int]) -> None:
-    for request in requests:
-        tally.calls += 1
-        tally.prompt_tokens += sum(count(message["content"]) for message in request.messages)
-        tally.completion_tokens += reply
+def _add(tally: Tally, prompt: int, reply: int) -> None:
+    tally.calls += 1
+    tally.prompt_tokens += prompt
+    tally.completion_tokens += reply
 
 
 def describe_estimate(found: Mapping[str, Any]) -> str:
@@ -405,8 +434,9 @@ class _Watch:
         self._live = sys.stderr.isatty()
         self._started = time.monotonic()
         self._next = self._started + (0.0 if self._live else _EVERY)
+        self.state: Callable[[], str] = str
 
-    def stage(self, name: str, total: int | None, state: Callable[[], str] = str) -> Callable[[], None]:
+    def stage(self, name: str, total: int | None) -> Callable[[], None]:
         """A function to call whenever one of `total` pieces of a stage is done."""
         done = 0
 
@@ -417,7 +447,7 @@ class _Watch:
             if self._show and (now >= self._next or done == total):
                 self._next = now + (0.2 if self._live else _EVERY)
                 of = f"/{total:,}" if total is not None else ""
-                parts = (f"{name} {done:,}{of}", state(), f"{readable(now - self._started)} s")
+                parts = (f"{name} {done:,}{of}", self.state(), f"{readable(now - self._started)} s")
                 text = " · ".join(part for part in parts if part)
                 sys.stderr.write(f"\r\x1b[K{text}" if self._live else f"{text}\n")
                 sys.stderr.flush()
@@ -427,24 +457,3 @@ class _Watch:
     def end(self) -> None:
         if self._show and self._live:
             sys.stderr.write("\n")
-
-
-class _Watched:
-    """An annotator that tells of every trace it is done with."""
-
-    def __init__(self, annotator: Annotator, done: Callable[[], None]) -> None:
-        self._annotator, self._done = annotator, done
-
-    async def steps(self, question: str, lines: Sequence[str], repaired: Repaired = silent) -> list[Step]:
-        try:
-            return await self._annotator.steps(question, lines, repaired)
-        finally:
-            self._done()
-
-    async def dependencies(
-        self, question: str, lines: Sequence[str], steps: Sequence[Step], repaired: Repaired = silent
-    ) -> dict[int, list[int]]:
-        try:
-            return await self._annotator.dependencies(question, lines, steps, repaired)
-        finally:
-            self._done()

@@ -25,7 +25,7 @@ from sprint_lib.curation import Aside, Packed
 from sprint_lib.curation.samples import Sample, sprint_samples
 from sprint_lib.evaluation import statistics
 from sprint_lib.evaluation.statistics import Estimate
-from sprint_lib.wording import readable, unknown
+from sprint_lib.wording import kind_of, readable, unknown
 
 Format = Literal["plain", "chat"]
 FORMATS = ("plain", "chat")
@@ -200,7 +200,7 @@ def card(
         "tags": ["sprint", "parallel-reasoning", "reasoning"],
         "configs": [{"config_name": "default", "data_files": files}],
     }
-    reasons = Counter((a.stage, _first_words(a.reason)) for a in aside)
+    reasons = Counter((a.stage, kind_of(a.reason)) for a in aside)
     outcomes = [["kept", "", str(len(rows))]]
     outcomes += [[f"set aside: {stage}", _cell(reason), str(n)] for (stage, reason), n in reasons.most_common()]
     shares = [[name, str(len(some)), str(len({row["problem"] for row in some}))] for name, some in splits.items()]
@@ -249,12 +249,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _cell(text: str) -> str:
     """Text in one line of Markdown that cannot end a cell or bring markup."""
     return re.sub(r"[|<>`\[\]\\]", " ", " ".join(text.split()))
-
-
-def _first_words(reason: str) -> str:
-    """A reason without what follows its first clause and without its whole numbers, so that equal kinds count alike."""
-    first = reason.partition(";")[0]
-    return re.sub(r"\d+(\.\d+)?", lambda number: number[0] if number[1] else "…", first)[:120]
 
 
 # --- the hub --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ if the parent has an execution: what rests on a result must wait for it, what re
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from sprint_lib.trajectory import Execution, Prompt, Stage, Trajectory, parse
 
 MIN_RATIO = 1.5  # steps a stage; traces below it are not parallel enough to learn from (section 3.2)
 SEPARATOR = "-----\n"  # between two lines of thought in one plan (A.1)
+_THOUGHT = re.compile(r"(?P<between>(?<=\S)</?think>(?=\S))|</?think>")
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Rules:
         joined: steps next to each other in the trace are one line of thought in a plan, without dashes between them,
             and `Based on` is said again only when it changes.
         tidy: remarks go to the first plan that rests on what they are about, not to whichever plan comes next; equal
-            tasks of a stage have one executor; a stage without prompts becomes part of the final answer; and
-            `Based on` leaves out a result that went into another one it names.
+            tasks of a stage have one executor; a stage without prompts becomes part of the final answer;
+            `Based on` leaves out a result that went into another one it names; and the tags around the thought of
+            the trace are left out, which is no longer one thought.
         references: `Based on` lines say which results a line of thought rests on; if not, they are left out.
     """
 
@@ -123,6 +126,10 @@ def pack(
     folded = tuple(n for n, s in enumerate(steps, 1) if 0 < len(s.execution) < rules.fold_below and not s.final)
     changes = [f"step {n}: folded, {_count(steps[n - 1].execution)}" for n in folded]
     steps = [_fold(step) if number in folded else step for number, step in enumerate(steps, 1)]
+    if rules.tidy:
+        changes += [f"line {n}: {tag} left out" for n, line in enumerate(lines, 1) for tag in _tags(line)]
+        lines = [_untagged(line) for line in lines]
+        steps = [replace(step, prompt=_untagged(step.prompt)) for step in steps]
     stage_of = assign_stages(steps, graph, cap)
     changes += _moved(stage_of, assign_stages(steps, graph), cap) if cap else ()
     written = _Writer(lines, steps, graph, stage_of, rules, changes)
@@ -157,6 +164,18 @@ def _moved(stage_of: Mapping[int, int], uncapped: Mapping[int, int], cap: int) -
         for number, stage in stage_of.items()
         if stage != uncapped[number]
     ]
+
+
+def _tags(line: str) -> list[str]:
+    return [match[0] for match in _THOUGHT.finditer(line)]
+
+
+def _untagged(line: str) -> str:
+    """A line without the tags around a thought; nothing is left of one that holds nothing else."""
+    if "think>" not in line:
+        return line
+    bare = _THOUGHT.sub(lambda tag: "\n" if tag["between"] else "", line)
+    return bare if bare.strip() else ""
 
 
 def _fold(step: Step) -> Step:

@@ -12,14 +12,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO, Any
 
 from sprint_lib import store
 from sprint_lib.accounting import Count
 from sprint_lib.calls import Attempt, Call
-from sprint_lib.curation import Aside, Sifted, Trace
+from sprint_lib.curation import Annotated, Aside, Sifted, Trace
 from sprint_lib.tasks import NO_ANSWER, Grade
 from sprint_lib.tasks.boxed import last_run
 from sprint_lib.tasks.graders import DEFAULT, GRADERS, UNDECIDED
@@ -121,6 +121,11 @@ def read(
     return islice(_rows(where, records, columns or {}), limit)
 
 
+def public_name(source: str) -> str:
+    """What to call a source where others read it: a file or a folder without where it lies on this machine."""
+    return source if source in NAMED or _on_hub(source) else Path(source).expanduser().resolve().name
+
+
 # --- opening --------------------------------------------------------------------------
 
 _Records = Iterator[Any]  # a row as a dictionary, or in a string why it is none
@@ -129,14 +134,19 @@ _Records = Iterator[Any]  # a row as a dictionary, or in a string why it is none
 def _opened(source: str, split: str, revision: str | None) -> tuple[str, _Records]:
     """What a source is called in ids and messages, and its rows."""
     path = Path(source).expanduser()
-    hub = _HUB.fullmatch(source)
-    if path.exists() or path.suffix in (".jsonl", ".parquet") or not hub:
+    hub = _on_hub(source)
+    if not hub:
         if revision is not None:
             raise SourceError(f"{source}: a revision is for data sets on the hub; leave it out")
         return path.name, _on_disk(path, split)
     way_out = f"{did_you_mean(source, NAMED)}; name a file or folder, or run this where the hub can be reached"
     found = _loaded(source, way_out, hub[1], hub[2], split=split, revision=revision)
     return hub[1].replace("/", "-"), _streamed(source, found)
+
+
+def _on_hub(source: str) -> re.Match[str] | None:
+    path = Path(source).expanduser()
+    return None if path.exists() or path.suffix in (".jsonl", ".parquet") else _HUB.fullmatch(source)
 
 
 def _on_disk(path: Path, split: str) -> _Records:
@@ -252,21 +262,30 @@ def _released() -> Iterator[Row]:
 def _rows(where: str, records: _Records, columns: Mapping[str, str]) -> Iterator[Row]:
     layout: Layout | None = None
     name, number = Path(where).stem, 0
-    seen: set[str] = set()
+    used, given = set[str](), set[str]()  # ids of rows, and those that the source gave
     for number, record in enumerate(records, 1):
+        place, made_up = f"{where}, row {number}", f"{name}-{number}"
         if isinstance(record, str):
             if record != "an empty line":
-                yield Row(f"{name}-{number}", "", "", "", defect=f"{where}, row {number}: {record}")
+                yield Row(_unused(made_up, made_up, used), "", "", "", defect=f"{place}: {record}")
             continue
         record = _unrolled(record)
-        layout = layout or _layout(f"{where}, row {number}", record, columns)
-        for row in _traces(f"{name}-{number}", record, layout):
-            defect = row.defect or (f"a second trace with the id {row.id!r}" if row.id in seen else "")
-            id_ = row.id if row.id not in seen else f"{name}-{number} ({row.id})"
-            seen.add(id_)
-            yield replace(row, id=id_, defect=defect and f"{where}, row {number}: {defect}")
+        layout = layout or _layout(place, record, columns)
+        for row in _traces(made_up, record, layout):
+            own = {row.id} if _text(record.get(layout.id)) else set()
+            defect = row.defect or (f"a second trace with this id, {row.id!r}" if own & given else "")
+            given |= own
+            yield replace(row, id=_unused(row.id, made_up, used), defect=defect and f"{place}: {defect}")
     if not number:
         raise SourceError(f"{where}: no rows; {_KINDS}")
+
+
+def _unused(id_: str, made_up: str, used: set[str]) -> str:
+    """An id that no row has yet: the one given, or one that names the row, too."""
+    others = (f"{made_up} ({id_})" + f" {k}" * (k > 1) for k in count(1))
+    found = next(one for one in chain([id_], others) if one not in used)
+    used.add(found)
+    return found
 
 
 def _layout(place: str, record: Mapping[str, Any], columns: Mapping[str, str]) -> Layout:
@@ -453,6 +472,16 @@ def write_aside(path: Path | str, aside: Iterable[Aside]) -> Path:
 def load_aside(path: Path | str) -> list[Aside]:
     """What `write_aside` wrote."""
     return [Aside(**record) for record in _records(path)]
+
+
+def write_annotated(path: Path | str, annotated: Iterable[Annotated]) -> Path:
+    """Write traces with their steps and dependencies as JSON lines, for the next notebook."""
+    return store.write_text(path, "".join(json.dumps(item.to_json()) + "\n" for item in annotated))
+
+
+def load_annotated(path: Path | str) -> list[Annotated]:
+    """What `write_annotated` wrote."""
+    return [Annotated.from_json(record) for record in _records(path)]
 
 
 def _records(path: Path | str) -> list[dict[str, Any]]:
