@@ -14,7 +14,7 @@ from typing import Any
 
 from sprint_lib import accounting
 from sprint_lib.calls import Attempt
-from sprint_lib.tokens import encodable
+from sprint_lib.tokens import UnknownWords, encodable
 from sprint_lib.trajectory import Defect, parse
 
 SUFFIXES = (".txt", ".jsonl")
@@ -177,7 +177,7 @@ def costs(item: Item, count: accounting.Count, *, tags: bool = False) -> dict[st
     """Tokens of a text, JSON-ready: from the recorded calls if there are any, else `accounting.tokens_of`.
 
     A text without a tag counts as one call. `defects` are those of the file; counts are None where nothing could
-    be counted.
+    be counted, because nothing is there or the tokenizer is not one of such texts.
     """
     defects = list(item.defects)
     counts: dict[str, Any] = dict.fromkeys(_COUNTS)
@@ -187,7 +187,10 @@ def costs(item: Item, count: accounting.Count, *, tags: bool = False) -> dict[st
         except (ValueError, TypeError, OverflowError) as error:
             defects.append(Defect("damaged_calls", 0, str(error)))
     elif item.text is not None:
-        counts = _counted(item.text, count, tags)
+        try:
+            counts = _counted(item.text, count, tags)
+        except UnknownWords as error:
+            defects.append(Defect("not_counted", 0, str(error)))
     place = {"file": item.file, "record": item.record, "recorded": item.attempt is not None}
     return {**place, **counts, "defects": [asdict(defect) for defect in defects]}
 

@@ -47,6 +47,10 @@ class TokenizerError(ValueError):
     """A tokenizer that is not there or cannot be used."""
 
 
+class UnknownWords(TokenizerError):
+    """A text with words that a tokenizer does not have: a count of it would mean nothing."""
+
+
 def counter(name: str | Path) -> Count:
     """A function that counts the tokens of a text; what a chat template adds is not counted.
 
@@ -130,7 +134,7 @@ def _with_tags(tokenizer: Tokenizer, name: str) -> Count:
             spans = (span for id_, span in zip(found.ids, found.offsets, strict=True) if id_ == unknown)
             words = (encodable(text)[start:end] for start, end in spans)
             if strange := next((word for word in words if not _STAGE_TAG.fullmatch(word)), None):
-                raise TokenizerError(
+                raise UnknownWords(
                     f"the tokenizer {name} does not know {strange[:60]!r} and cannot count this text; "
                     "name the one of the model that is to read it, such as Qwen/Qwen2.5-7B"
                 )

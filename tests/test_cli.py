@@ -43,7 +43,10 @@ def tokenizer(tmp_path: Path) -> Path:
     """A tokenizer to which every character is a token."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-    made = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    letters = [*map(chr, range(0x2FFF)), "\N{REPLACEMENT CHARACTER}"]
+    made = Tokenizer(
+        models.WordLevel({letter: k for k, letter in enumerate(["unknown", *letters])}, unk_token="unknown")
+    )
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     folder = tmp_path / "tokenizer"
     folder.mkdir()
@@ -108,6 +111,19 @@ def test_tokens_of_recorded_calls(attempts: Path, tokenizer: Path, capsys: pytes
     found = answer(capsys, "tokens", str(attempts), "--tokenizer", str(tokenizer), "--json")
     assert [one["sequential"] for one in found] == [34, 34]
     assert (found[0]["serial"], found[0]["total"], found[0]["recorded"]) == (40, 60, True)
+
+
+def test_words_that_a_tokenizer_does_not_have_are_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "two.jsonl"
+    path.write_text('{"text": "Try 2 + 3\\n"}\n{"text": "Let me see."}\n')
+    known, prose = answer(capsys, "tokens", str(path), "--json")
+    assert known["total"] > 0
+    assert kinds(known) == []
+    assert (prose["total"], kinds(prose)) == (None, ["not_counted"])
+    assert main(["tokens", str(path)]) == 0
+    assert "name the one of the model that is to read it" in capsys.readouterr().out
 
 
 def test_tokens_of_texts(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,7 +279,7 @@ def test_one_file_with_nothing_good_in_it(
 
 def test_a_damaged_line_keeps_no_other_from_being_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "x"}\n[]\n{"text": "y"}\n')
+    path.write_text('{"text": "Try 2 + 3"}\n[]\n{"text": "None"}\n')
     found = {one["record"]: one for one in answer(capsys, "tokens", str(path), "--json")}
     assert {record: kinds(one) for record, one in found.items()} == {"1": [], "3": [], "2": ["damaged_record"]}
     assert main(["tokens", str(path)]) == 0
