@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from sprint_lib import store
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, Timeout
 
 Message = Mapping[str, str]  # role and content
 Kind = Literal["ok", "refusal", "truncated"]
@@ -89,6 +89,49 @@ class Endpoint:
             )
         if self.key_variable and not _VARIABLE.fullmatch(self.key_variable):
             raise ValueError("endpoint: key_variable is no name of an environment variable (the key does not go here)")
+
+    def client(self, timeout: Timeout) -> AsyncOpenAI:
+        """A client for the running event loop; it tries nothing again by itself and reads the key for each request."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        key = self._key if self.key_variable else "none"
+        # A client of its own making would, unless closed, close itself in whatever event loop is running by then.
+        http = DefaultAsyncHttpxClient(timeout=timeout)
+        return AsyncOpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
+
+    async def _key(self) -> str:
+        """The API key, read when a request is sent.
+
+        Raises:
+            EndpointError: if the variable is not set, or holds what cannot be a key.
+        """
+        name = self.key_variable
+        if not os.environ.get(name, "").strip():
+            raise EndpointError(f"the environment variable {name}, which shall hold the API key, is not set")
+        if not re.fullmatch(r"[!-~]+", os.environ[name].strip()):
+            raise EndpointError(f"the environment variable {name} holds characters that no API key has")
+        return os.environ[name].strip()
+
+    def scrub(self, text: str) -> str:
+        """Text without the API key, and such that it can be encoded."""
+        text = _encodable(text)
+        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        return text.replace(key, "[key]") if len(key) >= _SECRET else text
+
+    def failure(self, error: Exception) -> Failure:
+        """What an exception of the client says, without the key and without the exception, whose request holds it."""
+        import openai
+
+        text = self.scrub(" ".join(str(error).split()))[:_SHOWN] or type(error).__name__
+        if isinstance(error, TimeoutError | openai.APITimeoutError):
+            return Failure("timeout", "no reply in time", again=True)
+        if isinstance(error, openai.APIStatusError):
+            return _status_failure(error.status_code, str(error.code or ""), text, _retry_after(error.response.headers))
+        if isinstance(error, openai.APIConnectionError):
+            return Failure("connection", f"no connection ({type(error.__cause__).__name__})", again=True)
+        if isinstance(error, EndpointError):
+            return Failure("endpoint", text, fatal=True)
+        return Failure("client", f"{type(error).__name__}: {text}")
 
 
 @dataclass(frozen=True)
@@ -522,19 +565,8 @@ class Chat:
         return ChatError("malformed" if failure.kind == "malformed" else "engine_error", said)
 
     def failure(self, error: Exception) -> Failure:
-        """What an exception of the client says, without the key and without the exception, whose request holds it."""
-        import openai
-
-        text = self.scrub(" ".join(str(error).split()))[:_SHOWN] or type(error).__name__
-        if isinstance(error, TimeoutError | openai.APITimeoutError):
-            return Failure("timeout", "no reply in time", again=True)
-        if isinstance(error, openai.APIStatusError):
-            return _status_failure(error.status_code, str(error.code or ""), text, _retry_after(error.response.headers))
-        if isinstance(error, openai.APIConnectionError):
-            return Failure("connection", f"no connection ({type(error.__cause__).__name__})", again=True)
-        if isinstance(error, EndpointError):
-            return Failure("endpoint", text, fatal=True)
-        return Failure("client", f"{type(error).__name__}: {text}")
+        """See `Endpoint.failure`."""
+        return self.endpoint.failure(error)
 
     def status_failure(self, status: int, error: Any) -> Failure:
         """What the status and the error object of a response that is none say."""
@@ -558,10 +590,8 @@ class Chat:
         await asyncio.sleep(wait)
 
     def scrub(self, text: str) -> str:
-        """Text without the API key, and such that it can be encoded."""
-        text = _encodable(text)
-        key = os.environ.get(self.endpoint.key_variable, "").strip() if self.endpoint.key_variable else ""
-        return text.replace(key, "[key]") if len(key) >= _SECRET else text
+        """See `Endpoint.scrub`."""
+        return self.endpoint.scrub(text)
 
     # --- inside
 
@@ -638,27 +668,9 @@ class Chat:
         return {**body, "response_format": {"type": "json_object"}} if dialect.format == "json_object" else body
 
     def _client(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+        from openai import Timeout
 
-        limits = self.limits
-        timeout = Timeout(limits.read_seconds, connect=limits.connect_seconds)
-        key = self._key if self.endpoint.key_variable else "none"
-        # A client of its own making would, unless closed, close itself in whatever event loop is running by then.
-        http = DefaultAsyncHttpxClient(timeout=timeout)
-        return AsyncOpenAI(api_key=key, base_url=self.endpoint.base_url, max_retries=0, http_client=http)
-
-    async def _key(self) -> str:
-        """The API key, read when a request is sent.
-
-        Raises:
-            EndpointError: if the variable is not set, or holds what cannot be a key.
-        """
-        name = self.endpoint.key_variable
-        if not os.environ.get(name, "").strip():
-            raise EndpointError(f"the environment variable {name}, which shall hold the API key, is not set")
-        if not re.fullmatch(r"[!-~]+", os.environ[name].strip()):
-            raise EndpointError(f"the environment variable {name} holds characters that no API key has")
-        return os.environ[name].strip()
+        return self.endpoint.client(Timeout(self.limits.read_seconds, connect=self.limits.connect_seconds))
 
 
 def _status_failure(status: int, code: str, text: str, after: float | None) -> Failure:
