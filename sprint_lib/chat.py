@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from sprint_lib import store
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, Timeout
 
 Message = Mapping[str, str]  # role and content
 Kind = Literal["ok", "refusal", "truncated"]
@@ -97,6 +97,49 @@ class Endpoint:
                 "endpoint: key_variable must be the name of an environment variable, in capitals such as "
                 "OPENAI_API_KEY; the key itself does not go here"
             )
+
+    def client(self, timeout: Timeout) -> AsyncOpenAI:
+        """A client for the running event loop; it tries nothing again by itself and reads the key for each request."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        key = self._key if self.key_variable else "none"
+        # A client of its own making would, unless closed, close itself in whatever event loop is running by then.
+        http = DefaultAsyncHttpxClient(timeout=timeout)
+        return AsyncOpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
+
+    async def _key(self) -> str:
+        """The API key, read when a request is sent.
+
+        Raises:
+            EndpointError: if the variable is not set, or holds what cannot be a key.
+        """
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
+            raise EndpointError("the environment variable that key_variable names is not set; set it to the API key")
+        if not re.fullmatch(r"[!-~]+", key):
+            raise EndpointError("the environment variable that key_variable names holds characters that no API key has")
+        return key
+
+    def scrub(self, text: str) -> str:
+        """Text without the API key, and such that it can be encoded."""
+        text = _encodable(text)
+        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        return text.replace(key, "[key]") if len(key) >= _SECRET else text
+
+    def failure(self, error: Exception) -> Failure:
+        """What an exception of the client says, without the key and without the exception, whose request holds it."""
+        import openai
+
+        text = self.scrub(" ".join(str(error).split()))[:_SHOWN] or type(error).__name__
+        if isinstance(error, TimeoutError | openai.APITimeoutError):
+            return Failure("timeout", "no reply in time", again=True)
+        if isinstance(error, openai.APIStatusError):
+            return _status_failure(error.status_code, str(error.code or ""), text, _retry_after(error.response.headers))
+        if isinstance(error, openai.APIConnectionError):
+            return Failure("connection", f"no connection ({type(error.__cause__).__name__})", again=True)
+        if isinstance(error, EndpointError):
+            return Failure("endpoint", text, fatal=True)
+        return Failure("client", f"{type(error).__name__}: {text}")
 
 
 @dataclass(frozen=True)
@@ -553,19 +596,8 @@ class Chat:
         return ChatError(failure.kind if failure.kind in ("malformed", "too_long") else "engine_error", said)
 
     def failure(self, error: Exception) -> Failure:
-        """What an exception of the client says, without the key and without the exception, whose request holds it."""
-        import openai
-
-        text = self.scrub(" ".join(str(error).split()))[:_SHOWN] or type(error).__name__
-        if isinstance(error, TimeoutError | openai.APITimeoutError):
-            return Failure("timeout", "no reply in time", again=True)
-        if isinstance(error, openai.APIStatusError):
-            return _status_failure(error.status_code, str(error.code or ""), text, _retry_after(error.response.headers))
-        if isinstance(error, openai.APIConnectionError):
-            return Failure("connection", f"no connection ({type(error.__cause__).__name__})", again=True)
-        if isinstance(error, EndpointError):
-            return Failure("endpoint", text, fatal=True)
-        return Failure("client", f"{type(error).__name__}: {text}")
+        """See `Endpoint.failure`."""
+        return self.endpoint.failure(error)
 
     def status_failure(self, status: int, error: Any) -> Failure:
         """What the status and the error object of a response that is none say."""
@@ -582,10 +614,8 @@ class Chat:
         await asyncio.sleep(wait)
 
     def scrub(self, text: str) -> str:
-        """Text without the API key, and such that it can be encoded."""
-        text = _encodable(text)
-        key = os.environ.get(self.endpoint.key_variable, "").strip() if self.endpoint.key_variable else ""
-        return text.replace(key, "[key]") if len(key) >= _SECRET else text
+        """See `Endpoint.scrub`."""
+        return self.endpoint.scrub(text)
 
     # --- inside
 
@@ -652,27 +682,9 @@ class Chat:
         return {**body, "response_format": {"type": "json_object"}} if dialect.format == "json_object" else body
 
     def _client(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+        from openai import Timeout
 
-        limits = self.limits
-        timeout = Timeout(limits.read_seconds, connect=limits.connect_seconds)
-        key = self._key if self.endpoint.key_variable else "none"
-        # A client of its own making would, unless closed, close itself in whatever event loop is running by then.
-        http = DefaultAsyncHttpxClient(timeout=timeout)
-        return AsyncOpenAI(api_key=key, base_url=self.endpoint.base_url, max_retries=0, http_client=http)
-
-    async def _key(self) -> str:
-        """The API key, read when a request is sent.
-
-        Raises:
-            EndpointError: if the variable is not set, or holds what cannot be a key.
-        """
-        key = os.environ.get(self.endpoint.key_variable, "").strip()
-        if not key:
-            raise EndpointError("the environment variable that key_variable names is not set; set it to the API key")
-        if not re.fullmatch(r"[!-~]+", key):
-            raise EndpointError("the environment variable that key_variable names holds characters that no API key has")
-        return key
+        return self.endpoint.client(Timeout(self.limits.read_seconds, connect=self.limits.connect_seconds))
 
 
 def _status_failure(status: int, code: str, text: str, after: float | None) -> Failure:

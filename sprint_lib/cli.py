@@ -62,7 +62,7 @@ def _is_refusal(error: Exception) -> bool:
     others = {
         **{"suite": "SuiteError", "texts": "TextError", "engines": "EngineError", "store": "LogError"},
         **{"tokens": "TokenizerError", "released": "ReleasedError", "serving": "ServingError"},
-        **{"curation.sources": "SourceError", "curation.dataset": "DatasetError"},
+        **{"curation.sources": "SourceError", "curation.dataset": "DatasetError", "endpoint": "ServeError"},
     }
     for module, name in others.items():
         if loaded := sys.modules.get(f"sprint_lib.{module}"):
@@ -140,6 +140,7 @@ def _add_model_commands(commands: Commands) -> None:
     solve.add_argument("--temperature", type=float, default=0.0)
     solve.add_argument("--seed", type=int, default=0)
     _add_serving(commands)
+    _add_endpoint(commands)
     train = commands.add_parser("train", help="train a model").add_subparsers(required=True, metavar="base|sft")
     base = _add(train, "base", _train_base, "train the base model from scratch on search traces")
     base.add_argument("--out", type=Path, required=True, help="folder for the model")
@@ -173,6 +174,19 @@ def _add_serving(commands: Commands) -> None:
     server.add_argument("--log", type=Path, metavar="FILE", help="default: in the server's environment")
     server.add_argument("--dry-run", action="store_true", help="print the exact command and start nothing")
     server.add_argument("--device", choices=("cpu", "cuda"), help="for --dry-run (default: what is installed)")
+
+
+def _add_endpoint(commands: Commands) -> None:
+    text = "answer questions by SPRINT as an OpenAI-compatible server, in front of a model or of servers of it"
+    endpoint = _add(commands, "serve", _serve, text)
+    endpoint.add_argument(
+        "model", nargs="?", help="folder, shipped model, or YAML file that describes engine and limits"
+    )
+    endpoint.add_argument("--profile", default="laptop", help="whose models to take if none is named and they exist")
+    endpoint.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    endpoint.add_argument("--port", type=int, default=8100, help="0: any that is free (default: 8100)")
+    endpoint.add_argument("--key-variable", metavar="NAME", help="environment variable with the key that clients send")
+    endpoint.add_argument("--insecure", action="store_true", help="no key, though others can reach the address")
 
 
 # --- the suite ------------------------------------------------------------------------
@@ -576,6 +590,52 @@ def _serve_model(options: argparse.Namespace) -> int:
         print("stopped", file=sys.stderr)
         return 130
     return 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from sprint_lib import endpoint
+
+    config, key, variable = _endpoint_config(options), "", options.key_variable
+    if variable is not None:
+        if not variable.isidentifier():
+            raise CommandError("--key-variable takes the name of an environment variable (the key does not go here)")
+        key = os.environ.get(variable, "").strip()
+        if not key:
+            raise CommandError(f"{variable}: no such environment variable, or nothing in it; it is to hold the key")
+
+    async def serve() -> int:
+        signals: asyncio.Queue[int] = asyncio.Queue()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+        desk = endpoint.open_desk(config, key=key)
+        try:
+            serving = endpoint.serving(desk, host=options.host, port=options.port, insecure=options.insecure)
+            async with serving as url:
+                print(url, flush=True)
+                print(f"serving {', '.join(desk.models)}; Ctrl-C stops it", file=sys.stderr)
+                caught = await signals.get()
+        finally:
+            await desk.close()
+        print("stopped", file=sys.stderr)
+        return 128 + caught
+
+    return asyncio.run(serve())
+
+
+def _endpoint_config(options: argparse.Namespace) -> Any:
+    """What to serve: as a file says, or a model's folder, or the models of `sprint solve`."""
+    from sprint_lib.params import load_yaml
+
+    if options.model and Path(options.model).suffix in (".yaml", ".yml", ".json"):
+        return load_yaml(Path(options.model))  # JSON is YAML
+    model = _model_folder(options.model) if options.model else _default_model("sprint", options.profile)
+    config: dict[str, Any] = {"name": model.resolve().name, "engine": {"model": str(model)}}
+    if not options.model:
+        baseline = _default_model("sequential", options.profile)
+        config["sequential"] = {"engine": {"model": str(baseline)}}
+    return config
 
 
 # --- printing -------------------------------------------------------------------------

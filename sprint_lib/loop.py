@@ -93,7 +93,9 @@ class Recorder:
         """Complete `request` and return `call` with its outcome filled in.
 
         An engine that fails does not raise: the call ends with finish `error`,
-        keeps what had been streamed, and the message goes to `errors`.
+        keeps what had been streamed, and the message goes to `errors`, as does
+        what an engine notes of a call that reached its end all the same. The
+        engine is told the call's role.
         """
         open_, texts, tokens = True, [""], 0
 
@@ -106,7 +108,7 @@ class Recorder:
 
         started = self.seconds()
         try:
-            done = await self.engine.complete(request, listen if on_text else None)
+            done = await self.engine.complete(replace(request, role=call.role), listen if on_text else None)
         except EngineError as error:
             self.errors.append(f"{call.id}: {error}")
             ended = self.seconds()
@@ -120,8 +122,8 @@ class Recorder:
                 finish="error",
             )
         else:
-            if done.finish == "error":
-                self.errors.append(f"{call.id}: the engine ended it with an error")
+            if done.note or done.finish == "error":
+                self.errors.append(f"{call.id}: {done.note or 'the engine ended it with an error'}")
             made = replace(
                 call,
                 completion=done.text,
@@ -192,12 +194,15 @@ class LoopResult:
     note: str = ""
 
 
-async def run_loop(engine: Engine, question: str, settings: LoopSettings) -> LoopResult:
+async def run_loop(
+    engine: Engine, question: str, settings: LoopSettings, recorder: Recorder | None = None
+) -> LoopResult:
     """Solve one question. The seed of a call depends on `settings.seed` and the call's id only.
 
+    `recorder` sends and keeps the calls (default: a plain one for the engine).
     Cancelling the awaiting task cancels every call under way. Never raises EngineError.
     """
-    return await _Loop(engine, question, settings).run()
+    return await _Loop(question, settings, recorder or Recorder(engine)).run()
 
 
 _Executed = tuple[Call, Execution]
@@ -215,10 +220,10 @@ class _Turn:
 
 
 class _Loop:
-    def __init__(self, engine: Engine, question: str, settings: LoopSettings) -> None:
+    def __init__(self, question: str, settings: LoopSettings, recorder: Recorder) -> None:
         self.question, self.settings = question, settings
         self.context_question = settings.system + question
-        self.recorder = Recorder(engine)
+        self.recorder = recorder
         self.stages: list[Stage] = []
         self.tries = 1 + (settings.retries if settings.temperature > 0 else 0)
         self.group = asyncio.TaskGroup()

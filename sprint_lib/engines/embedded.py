@@ -19,12 +19,13 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sprint_lib.engines import Completion, EngineError, EngineSpec, OnText, Request
 from sprint_lib.engines.decoder import Decoder, Span
+from sprint_lib.engines.stops import StopCutter
 
 if TYPE_CHECKING:
     import torch
@@ -50,38 +51,16 @@ class _Row:
     on_text: OnText | None
     stream: DecodeStream
     rng: random.Random
-    stop_starts: tuple[str, ...]  # every proper beginning of a stop string
+    written: StopCutter
     slot: int = -1
     stored: int = 0  # tokens whose keys and values are in the slot
     cached: int = 0
     first_token: float = 0.0
-    text: list[str] = field(default_factory=list)
-    pending: str = ""  # may be the beginning of a stop string
     cancelled: bool = False
-
-    def take(self, piece: str) -> tuple[str, bool]:
-        """Add text; returns what is now certain to be kept, and whether a stop string was completed."""
-        self.pending += piece
-        found = [at for stop in self.request.stop if (at := self.pending.find(stop)) >= 0]
-        cut = min(found) if found else len(self.pending) - self._held()
-        sure, self.pending = self.pending[:cut], self.pending[cut:]
-        self.text.append(sure)
-        return sure, bool(found)
-
-    def _held(self) -> int:
-        if not self.pending.endswith(self.stop_starts):
-            return 0
-        return max(len(start) for start in self.stop_starts if self.pending.endswith(start))
-
-    def flush(self) -> str:
-        """The held back text, when no stop string can come any more."""
-        rest, self.pending = self.pending, ""
-        self.text.append(rest)
-        return rest
 
     def completion(self, finish: str, now: float) -> Completion:
         return Completion(
-            text="".join(self.text),
+            text=self.written.text,
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached,
             completion_tokens=len(self.ids) - self.prompt_tokens,
@@ -257,7 +236,7 @@ class EmbeddedEngine:
             on_text=on_text,
             stream=DecodeStream(ids[-8:], skip_special_tokens=True),
             rng=random.Random(request.seed),
-            stop_starts=tuple({stop[:n] for stop in request.stop for n in range(1, len(stop))}),
+            written=StopCutter(request.stop),
         )
 
     # --- the worker thread ------------------------------------------------------------
@@ -326,12 +305,12 @@ class EmbeddedEngine:
         row.first_token = row.first_token or now
         count = len(row.ids) - row.prompt_tokens
         piece = row.stream.step(self._tokenizer, token)
-        text, stopped = row.take(piece) if piece else ("", False)
+        text, stopped = row.written.take(piece) if piece else ("", False)
         finish = "stop" if stopped or token in self._ends else ""
         if not finish and (count == row.request.max_tokens or len(row.ids) == self._decoder.shape.context):
             finish = "length"
         if finish and not stopped:
-            text += row.flush()
+            text += row.written.flush()
         if text and row.on_text:
             events.append(_text_event(row, text, count))
         if finish:

@@ -26,6 +26,7 @@ from sprint_lib import calls, engines, loop, methods, store, tasks, trajectory
 from sprint_lib.calls import Attempt
 from sprint_lib.children import Child, ChildError, end_with_parent, run_side_by_side, tell
 from sprint_lib.engines import Engine, EngineError, EngineSpec
+from sprint_lib.engines.contexts import tokenizer_file
 from sprint_lib.methods import Method, MethodSettings, get_method
 from sprint_lib.store import RecordLog, Workspace
 from sprint_lib.tasks import Problem, Task, check_unique, get_task
@@ -93,22 +94,36 @@ def _known(data: Mapping[str, Any], kind: type, where: str) -> None:
 def run_key(spec: RunSpec) -> dict[str, Any]:
     """What the attempts of a run depend on: the spec with all defaults, the weights, and the code that decides.
 
-    Neither the run's name nor the folder of the model is part of it. Attempts made under another key are set aside
-    (see `RecordLog`).
+    Neither the run's name nor the folder of the model is part of it, nor, for a server, its address, how long it is
+    waited for and how often it is asked again. Attempts made under another key are set aside (see `RecordLog`).
     """
     method = get_method(spec.method)
     data = spec.to_json()
     del data["name"]
-    model = data["engine"].pop("model")
+    weights = _weights(spec.engine, data["engine"])
     data["settings"] = asdict(spec.method_settings(method))
     get_task(spec.task)  # an unknown one is refused here
     code = [getfile(type(method)), *(str(module.__file__) for module in (calls, loop, methods, trajectory))]
     code += [str(path) for room in (engines, tasks) for path in sorted(Path(str(room.__file__)).parent.glob("*.py"))]
     return {
         "spec": json.loads(json.dumps(data)),
-        "weights": weights_hash(model),
+        "weights": weights,
         "code": store.hash_json([store.hash_path(path) for path in code]),
     }
+
+
+def _weights(engine: EngineSpec, data: dict[str, Any]) -> Any:
+    """What stands for an engine's weights; takes what no attempt depends on out of `data`, the engine's description."""
+    del data["model"]
+    if engine.kind != "server":
+        return weights_hash(engine.model)
+    for name in ("key_variable", "retries", "connect_seconds", "chunk_seconds", "call_seconds"):
+        del data[name]
+    for name in ("urls", "executor_urls"):  # how many share the work is in the wall clock
+        data[name] = len(data[name])
+    if engine.tokenizer:
+        data["tokenizer"] = store.hash_path(tokenizer_file(engine.tokenizer))
+    return engine.model
 
 
 def weights_hash(model: str) -> str:
