@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_server import Answer, Raw, Say, ScriptedServer, Status, Trouble
 
 from sprint_lib import batches
 from sprint_lib.chat import Chat, ChatError, Endpoint, EndpointError, Limits, Prices, Reply, Sampling
-from tests.scripted_server import Answer, Raw, Say, ScriptedServer, Status, Trouble
 
 KEY = "sk-test-0123456789abcdef"
 QUICK = Limits(retries=3, first_wait=0.01, longest_wait=0.3)

@@ -351,7 +351,8 @@ def raw(url: str, method: str, path: str, body: Any = None, **headers: str) -> t
     """A request as no good client sends it, and the answer's status and JSON."""
     host = re.sub(r"^http://|/v1$", "", url)
     connection = http.client.HTTPConnection(host, timeout=20)
-    connection.request(method, path, body, headers, encode_chunked=not isinstance(body, bytes | None))
+    with suppress(BrokenPipeError, ConnectionResetError):  # an answer may come before all of a body is sent
+        connection.request(method, path, body, headers, encode_chunked=not isinstance(body, bytes | None))
     answer = connection.getresponse()
     found = answer.status, json.loads(answer.read() or b"{}")
     connection.close()

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import repository
+from scripted_server import Answer, Say, ScriptedServer
 
 from sprint_lib import needs, released
 from sprint_lib.curation import sources
 from sprint_lib.params import checked_steps
 from sprint_lib.trajectory import parse
-from tests.scripted_server import Answer, Say, ScriptedServer
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-test-0123456789abcdef"

@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 import yaml
+from hostile import slowest, strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted_server import Answer, Say, ScriptedServer, Status, Trouble
 
 from sprint_lib import cli
 from sprint_lib.chat import Chat, Endpoint, EndpointError, Limits, Sampling
@@ -32,8 +34,6 @@ from sprint_lib.curation.lines import number_lines
 from sprint_lib.curation.llm import PROMPTS, SETTINGS, ModelAnnotator, read_prompts
 from sprint_lib.curation.replies import DEPENDENCIES_SCHEMA, STEPS_SCHEMA, ReplyError, first_object
 from sprint_lib.curation.steps import AnnotationError, Step, check_steps
-from tests.hostile import slowest, strings
-from tests.scripted_server import Answer, Say, ScriptedServer, Status, Trouble
 
 KEY = "sk-test-0123456789abcdef"
 QUICK = Limits(retries=2, first_wait=0.01, longest_wait=0.1)

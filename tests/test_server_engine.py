@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -287,7 +288,7 @@ def test_a_key_that_is_refused_is_not_tried_again_and_not_told(monkeypatch: pyte
     assert len(bodies) == 1
     assert caught.value.__context__ is None
     monkeypatch.delenv("SOME_KEY")
-    with pytest.raises(EngineError, match="SOME_KEY"):
+    with pytest.raises(EngineError, match="key_variable names is not set"):
         ask(script, key_variable="SOME_KEY")
 
 
@@ -718,8 +719,6 @@ def test_vllm_and_the_engine_in_this_process_write_the_same_trajectories(vllm: s
 
 @pytest.mark.slow
 def test_vllm_gives_up_a_call_that_is_cancelled(vllm: str) -> None:
-    import httpx
-
     async def work() -> None:
         engine = opened(vllm, model=SHIPPED, chunk_seconds=60)
         heard = asyncio.Event()
@@ -731,14 +730,14 @@ def test_vllm_gives_up_a_call_that_is_cancelled(vllm: str) -> None:
         await heard.wait()
         for task in tasks:
             task.cancel()
-        async with httpx.AsyncClient(trust_env=False) as client:
-            async with asyncio.timeout(20):
-                while True:
-                    page = (await client.get(vllm.removesuffix("/v1") + "/metrics")).text
-                    [line] = [one for one in page.splitlines() if one.startswith("vllm:num_requests_running")]
-                    if float(line.split()[-1]) == 0:
-                        break
-                    await asyncio.sleep(0.05)
+        metrics = vllm.removesuffix("/v1") + "/metrics"
+        async with asyncio.timeout(20):
+            while True:
+                page = (await asyncio.to_thread(urllib.request.urlopen, metrics)).read().decode()
+                [line] = [one for one in page.splitlines() if one.startswith("vllm:num_requests_running")]
+                if float(line.split()[-1]) == 0:
+                    break
+                await asyncio.sleep(0.05)
         assert not any(task.done() and not task.cancelled() for task in tasks)
         await engine.close()
 
