@@ -62,7 +62,7 @@ def _is_refusal(error: Exception) -> bool:
     others = {
         **{"suite": "SuiteError", "texts": "TextError", "engines": "EngineError", "store": "LogError"},
         **{"tokens": "TokenizerError", "released": "ReleasedError", "serving": "ServingError"},
-        **{"curation.sources": "SourceError", "curation.dataset": "DatasetError", "endpoint": "ServeError"},
+        **{"curation.sources": "SourceError", "curation.dataset": "DatasetError", "endpoint.requests": "ServeError"},
     }
     for module, name in others.items():
         if loaded := sys.modules.get(f"sprint_lib.{module}"):
@@ -595,7 +595,8 @@ def _serve_model(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     import asyncio
 
-    from sprint_lib import endpoint
+    from sprint_lib.endpoint.desk import open_desk
+    from sprint_lib.endpoint.server import serving
 
     config, key, variable = _endpoint_config(options), "", options.key_variable
     if variable is not None:
@@ -609,10 +610,9 @@ def _serve(options: argparse.Namespace) -> int:
         signals: asyncio.Queue[int] = asyncio.Queue()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-        desk = endpoint.open_desk(config, key=key)
+        desk = open_desk(config, key=key)
         try:
-            serving = endpoint.serving(desk, host=options.host, port=options.port, insecure=options.insecure)
-            async with serving as url:
+            async with serving(desk, host=options.host, port=options.port, insecure=options.insecure) as url:
                 print(url, flush=True)
                 print(f"serving {', '.join(desk.models)}; Ctrl-C stops it", file=sys.stderr)
                 caught = await signals.get()

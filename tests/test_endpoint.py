@@ -26,18 +26,10 @@ from scripted import Script, ScriptedEngine
 from sprint_lib import models
 from sprint_lib.accounting import costs
 from sprint_lib.cli import main
-from sprint_lib.endpoint import (
-    Desk,
-    Limits,
-    Refusal,
-    Served,
-    ServeError,
-    _Cut,
-    _Reader,
-    open_desk,
-    read_request,
-    serving,
-)
+from sprint_lib.endpoint.desk import Desk, Served, open_desk
+from sprint_lib.endpoint.requests import Limits, Refusal, ServeError, read_request
+from sprint_lib.endpoint.server import serving
+from sprint_lib.endpoint.teller import Cut, Reader
 from sprint_lib.engines import Completion, Engine, EngineError, EngineSpec, OnText, Request, open_engine
 from sprint_lib.methods.sequential import Sequential, SequentialSettings
 from sprint_lib.methods.sprint import Sprint, SprintSettings
@@ -197,10 +189,10 @@ def test_what_is_shown_does_not_depend_on_the_pieces(
     answer: str, stop: list[str], sizes: list[int], opened: bool
 ) -> None:
     shown: list[str] = []
-    reader = _Reader(opened, tuple(stop), shown.append)
+    reader = Reader(opened, tuple(stop), shown.append)
     text = answer if opened else f"\n<Final_answer>\n{answer}"
     whole, at = answer.lstrip(), 0
-    with suppress(_Cut):
+    with suppress(Cut):
         while at < len(text):
             size = sizes[at % len(sizes)]
             reader.feed(text[at : at + size])
