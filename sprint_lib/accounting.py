@@ -17,6 +17,7 @@ from sprint_lib.calls import Attempt, Call, Wait, in_order
 from sprint_lib.trajectory import Prompt, Stage, Trajectory, render_execution, render_part
 
 Calls = Attempt | Sequence[Call]
+MAIN_ROLES = ("planner", "parent", "main")  # whose calls go on from each other
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ def total_tokens(calls: Calls) -> int:
 def prefill_tokens(calls: Calls) -> int:
     """Prompt tokens that had to be computed: all but the cached ones."""
     return sum(call.prompt_tokens - call.cached_tokens for call in _calls(calls))
+
+
+def cancelled_tokens(calls: Calls) -> int:
+    """Tokens of calls that were cancelled: part of the total, not of any path to the answer."""
+    return sum(call.completion_tokens for call in _calls(calls) if call.finish == "cancelled")
 
 
 def cached_tokens(calls: Calls) -> int:
@@ -60,9 +66,43 @@ def serial_tokens(calls: Calls) -> int:
     return round(_longest(_calls(calls), _tokens, partial=False)[0])
 
 
+def longest_thread(calls: Calls) -> int:
+    """Tokens of the longest single thread: what the APR paper calls sequential tokens (arXiv 2504.15466).
+
+    The calls of a planner, a parent or a main thread are one thread, their texts together, and so are the steps of one
+    worker; every other call is a thread of its own. It leaves out who waited for whom, so it is at most
+    `sequential_tokens` unless calls were cancelled.
+    """
+    threads: dict[str, int] = {}
+    for call in _calls(calls):
+        one = "main" if call.role in MAIN_ROLES else f"worker {call.index}" if call.role == "worker" else call.id
+        threads[one] = threads.get(one, 0) + call.completion_tokens
+    return max(threads.values(), default=0)
+
+
+def largest_context(calls: Calls, role: str = "") -> int:
+    """The most tokens, prompt and completion, that one call (of a role) had: the context window it takes.
+
+    Calls that ended as `error` or `cancelled` have no prompt tokens to count. What workers of a shared cache wrote
+    while a step of another one went on is in that one's context, too, and is not counted.
+    """
+    found = (call for call in _calls(calls) if not role or call.role == role)
+    return max((call.prompt_tokens + call.completion_tokens for call in found), default=0)
+
+
 def critical_path(calls: Calls) -> tuple[Segment, ...]:
-    """The longest path in completion tokens, first call first; of equally long ones the first in the graph."""
+    """The longest path in completion tokens, first call first; of equally long ones the first in the graph.
+
+    A call that no later one waited for (an executor of a discarded try) may end it: the loop waits for it all the same.
+    """
     return _longest(_calls(calls), _tokens)[1]
+
+
+def mean_sample(calls: Calls) -> float:
+    """Completion tokens of the mean sample: what SPRINT's paper gives as self-consistency's sequential tokens. Whoever
+    wants the vote waits for the longest one, which is what `sequential_tokens` counts. 0 without samples."""
+    tokens = [call.completion_tokens for call in _calls(calls) if call.role == "sample"]
+    return sum(tokens) / max(1, len(tokens))
 
 
 @dataclass(frozen=True)
@@ -139,7 +179,7 @@ def _longest(
             if ready > starts[call.id] or reached_by[call.id] is None:
                 starts[call.id], reached_by[call.id] = ready, after
         end = starts[call.id] + until(call, call.completion_tokens)
-        if last is None or end > best:
+        if call.finish != "cancelled" and (last is None or end > best):  # nobody waited for what was cancelled
             best, last = end, Wait(call.id, call.completion_tokens)
     path: list[Segment] = []
     while last:

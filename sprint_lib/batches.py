@@ -153,7 +153,7 @@ class BatchDesk:
             for line in content.content.splitlines():
                 found |= self._result(line, sent, calls)
         if batch.status == "failed" and not found:
-            said = self.chat.scrub(str(batch.errors and batch.errors.data))[:300]
+            said = self.chat.endpoint.scrub(str(batch.errors and batch.errors.data))[:300]
             return dict.fromkeys(calls, Failure("batch", f"the server refused the batch: {said}"))
         return found
 
@@ -215,7 +215,7 @@ class BatchDesk:
             try:
                 return await work(self.chat.line().client)
             except Exception as error:
-                failure = self.chat.failure(error)
+                failure = self.chat.endpoint.failure(error)
             if not failure.again or tries > self.chat.limits.retries:
                 break
             await self.chat.wait(tries, failure)

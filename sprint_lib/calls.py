@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 STATUSES = ("ok", "truncated", "malformed", "refused", "engine_error")
-FINISHES = ("stop", "length", "error")
+FINISHES = ("stop", "length", "error", "cancelled")
 
 
 class CallGraphError(ValueError):
@@ -35,7 +35,8 @@ class Call:
     """One request to an engine. Tokens are counts; times are seconds since the attempt began.
 
     `prompt_tokens` includes `cached_tokens` (those whose keys and values were at hand);
-    `completion_tokens` is everything generated, the token that completed a stop string included.
+    `completion_tokens` is everything generated, the token that completed a stop string included. A call that ended as
+    `error` or `cancelled` (nobody needed it any more) has what was heard of it until then, and no prompt tokens.
     """
 
     id: str

@@ -23,9 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from sprint_lib import store
+from sprint_lib.tokens import encodable
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, Timeout
+
+_CONNECTIONS = 2**16  # at once: no limit but that of open files
 
 Message = Mapping[str, str]  # role and content
 Kind = Literal["ok", "refusal", "truncated"]
@@ -98,13 +101,22 @@ class Endpoint:
                 "OPENAI_API_KEY; the key itself does not go here"
             )
 
-    def client(self, timeout: Timeout) -> AsyncOpenAI:
-        """A client for the running event loop; it tries nothing again by itself and reads the key for each request."""
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+    def client(self, timeout: Timeout, *, streams: bool = False) -> AsyncOpenAI:
+        """A client for the running event loop; it tries nothing again by itself and reads the key for each request.
+
+        For `streams`, any number at once, it speaks HTTP through aiohttp, which takes half of httpx's time for
+        hundreds of them; such a client must be closed.
+        """
+        from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient
 
         key = self._key if self.key_variable else "none"
         # A client of its own making would, unless closed, close itself in whatever event loop is running by then.
-        http = DefaultAsyncHttpxClient(timeout=timeout)
+        if streams:
+            from httpx2 import Limits
+
+            http = DefaultAioHttpClient(timeout=timeout, limits=Limits(max_connections=_CONNECTIONS))
+        else:
+            http = DefaultAsyncHttpxClient(timeout=timeout)
         return AsyncOpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
 
     async def _key(self) -> str:
@@ -122,7 +134,7 @@ class Endpoint:
 
     def scrub(self, text: str) -> str:
         """Text without the API key, and such that it can be encoded."""
-        text = _encodable(text)
+        text = encodable(text)
         key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
         return text.replace(key, "[key]") if len(key) >= _SECRET else text
 
@@ -131,7 +143,7 @@ class Endpoint:
         import openai
 
         text = self.scrub(" ".join(str(error).split()))[:_SHOWN] or type(error).__name__
-        if isinstance(error, TimeoutError | openai.APITimeoutError):
+        if isinstance(error, TimeoutError | openai.APITimeoutError) and not _broken_off(error):
             return Failure("timeout", "no reply in time", again=True)
         if isinstance(error, openai.APIStatusError):
             return _status_failure(error.status_code, str(error.code or ""), text, _retry_after(error.response.headers))
@@ -500,7 +512,7 @@ class Chat:
 
     def request(self, messages: Sequence[Message], schema: Mapping[str, Any] | None, version: str = "") -> Request:
         """The call that `ask` makes of its arguments."""
-        clean = tuple({"role": message["role"], "content": _encodable(message["content"])} for message in messages)
+        clean = tuple({"role": message["role"], "content": encodable(message["content"])} for message in messages)
         asked = {
             **{"model": self.endpoint.model, "revision": self.endpoint.revision},
             **{"endpoint": self.endpoint.base_url.rstrip("/"), "sampling": asdict(self.sampling)},
@@ -557,11 +569,11 @@ class Chat:
         details = usage.get("prompt_tokens_details")
         cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
         return Reply(
-            text=self.scrub(text if isinstance(text, str) else "")[:MAX_TEXT],
+            text=self.endpoint.scrub(text if isinstance(text, str) else "")[:MAX_TEXT],
             kind=kind,
-            finish=self.scrub(finish)[:40],
+            finish=self.endpoint.scrub(finish)[:40],
             format=format_,
-            model=self.scrub(str(body.get("model") or ""))[:200],
+            model=self.endpoint.scrub(str(body.get("model") or ""))[:200],
             prompt_tokens=_count(usage.get("prompt_tokens")),
             completion_tokens=_count(usage.get("completion_tokens")),
             cached_tokens=cached or 0,
@@ -595,14 +607,10 @@ class Chat:
             )
         return ChatError(failure.kind if failure.kind in ("malformed", "too_long") else "engine_error", said)
 
-    def failure(self, error: Exception) -> Failure:
-        """See `Endpoint.failure`."""
-        return self.endpoint.failure(error)
-
     def status_failure(self, status: int, error: Any) -> Failure:
         """What the status and the error object of a response that is none say."""
         error = error if isinstance(error, dict) else {"message": error}
-        text = self.scrub(" ".join(str(error.get("message")).split()))[:_SHOWN]
+        text = self.endpoint.scrub(" ".join(str(error.get("message")).split()))[:_SHOWN]
         return _status_failure(status, str(error.get("code") or ""), text, None)
 
     async def wait(self, tries: int, failure: Failure) -> None:
@@ -612,10 +620,6 @@ class Chat:
         if failure.after is not None:  # the others need not find out for themselves
             self.line().resume_at = max(self.line().resume_at, time.monotonic() + wait)
         await asyncio.sleep(wait)
-
-    def scrub(self, text: str) -> str:
-        """See `Endpoint.scrub`."""
-        return self.endpoint.scrub(text)
 
     # --- inside
 
@@ -654,7 +658,7 @@ class Chat:
                 body = self.body(request, dialect)
                 response = await line.client.chat.completions.with_raw_response.create(**body)
         except Exception as error:
-            return self.failure(error)
+            return self.endpoint.failure(error)
         format_ = dialect.format if request.schema is not None else FORMATS[-1]
         reply = self.read(response.http_response.content, format_, time.monotonic() - started)
         if isinstance(reply, Reply) and reply.prompt_tokens is not None:
@@ -709,14 +713,20 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, seconds)
 
 
+def _broken_off(error: BaseException | None) -> bool:
+    """Whether what the client (that on aiohttp) calls a timeout is a connection that broke, or none that was made."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            return True
+        if type(error).__name__ == "ServerDisconnectedError":  # not imported: aiohttp may not have been needed
+            return True
+        error = error.__cause__
+    return False
+
+
 def _until(date: str) -> float:
     return parsedate_to_datetime(date).timestamp() - time.time()
 
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9 else None
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates, which cannot be sent or stored, become question marks."""
-    return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")

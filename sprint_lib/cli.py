@@ -99,7 +99,9 @@ def _add_suite_commands(commands: Commands) -> None:
     run.add_argument("--with", dest="also", nargs="+", default=[], metavar="NN", help="also these opt-in notebooks")
     run.add_argument("--from", dest="start", metavar="NN", help="from this notebook on")
     run.add_argument("--force", action="store_true", help="also what is up to date (finished records are kept)")
-    run.add_argument("--dry-run", action="store_true", help="say what would run and why, and do nothing")
+    run.add_argument(
+        "--dry-run", action="store_true", help="say what would run, what it takes and what lacks; do nothing"
+    )
     status = _add(commands, "status", _status, "show what of a profile is up to date, running, stale", as_json=True)
     claims = _add(commands, "claims", _claims, "show the papers' numbers beside this run's", as_json=True)
     for parser in (run, status, claims):
@@ -142,8 +144,14 @@ def _add_model_commands(commands: Commands) -> None:
     _add_serving(commands)
     _add_endpoint(commands)
     train = commands.add_parser("train", help="train a model").add_subparsers(required=True, metavar="base|sft")
-    base = _add(train, "base", _train_base, "train the base model from scratch on search traces")
+    base = _add(train, "base", _train_base, "train a base model from scratch on the worked solutions of a task")
     base.add_argument("--out", type=Path, required=True, help="folder for the model")
+    base.add_argument(
+        "--task",
+        default="countdown",
+        help="countdown (default); longhand, then longhand-sums, longhand-whole and longhand-many, each with --start",
+    )
+    base.add_argument("--start", type=Path, help="folder of a finished base model to go on from")
     base.add_argument("--tokens", type=int, help="tokens seen in training")
     base.add_argument("--seed", type=int, default=0)
     base.add_argument("--threads", type=int, default=2)
@@ -470,12 +478,19 @@ def _model_folder(name: str) -> Path:
 
 
 def _train_base(options: argparse.Namespace) -> int:
-    from sprint_lib.training.base import BaseConfig, train_base
+    from sprint_lib.training.base import train_base
+    from sprint_lib.training.languages import get_language
 
     given = {"seed": options.seed, "threads": options.threads}
     if options.tokens is not None:
         given["tokens"] = options.tokens
-    summary = train_base(options.out, BaseConfig(**given), lambda row: print(json.dumps(row), flush=True))
+    try:
+        config = get_language(options.task)(**given)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if options.start and not (options.start / "training.json").is_file():
+        raise CommandError(f"{options.start}: no finished base model here (no training.json)")
+    summary = train_base(options.out, config, lambda row: print(json.dumps(row), flush=True), start=options.start)
     print(f"{options.out}: {summary['tokens']:,} tokens in {summary['seconds']} s")
     return 0
 

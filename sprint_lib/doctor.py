@@ -20,7 +20,7 @@ from sprint_lib import models, released, serving, store
 
 _DISTRIBUTION = "sprint-replication"
 _MEMORY_GB, _DISK_GB = 3.0, 2.0  # what the laptop profile needs
-_SHIPPED = ("countdown-base", "countdown-sprint")
+_SHIPPED = ("countdown-base", "countdown-sprint", "longhand-base", "longhand-rft", "longhand-sprint")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _TORCH = """
 import json, torch

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sprint_lib.calls import Call, Wait
@@ -28,10 +28,13 @@ from sprint_lib.trajectory import (
     render_execution_block,
     render_plan,
 )
+from sprint_lib.wording import at_least
 
 FINAL_OPEN = "<Final_answer>\n"
 STOP = ("</Execution_", "</Plan_", "</Final_answer>", "</execution_")
 DISPATCH = ("streamed", "after_plan")
+SYNC = ("all", "first_success")
+Solved = Callable[[str], bool]  # whether what one executor wrote solves the problem
 
 
 # --- contexts: what inference shows a call, and therefore what training shows it --------
@@ -94,33 +97,33 @@ class Recorder:
 
         An engine that fails does not raise: the call ends with finish `error`,
         keeps what had been streamed, and the message goes to `errors`, as does
-        what an engine notes of a call that reached its end all the same. The
-        engine is told the call's role.
+        what an engine notes of a call that reached its end all the same. A call
+        that is cancelled is kept likewise, as finish `cancelled`. The engine is
+        told the call's role.
         """
-        open_, texts, tokens = True, [""], 0
+        open_, texts, tokens, first = True, [""], 0, 0.0
 
         def listen(new: str, so_far: int) -> None:
-            nonlocal tokens
+            nonlocal tokens, first
             if open_ and on_text:  # an engine may still deliver after the call was cancelled
                 texts.append(new)
-                tokens = so_far
+                tokens, first = so_far, first or self.seconds()
                 on_text(new, so_far)
+
+        def broken_off(finish: str) -> Call:
+            ended = self.seconds()
+            heard = replace(call, completion="".join(texts), completion_tokens=tokens, finish=finish)
+            return replace(heard, started=started, first_token=first or ended, ended=ended)
 
         started = self.seconds()
         try:
             done = await self.engine.complete(replace(request, role=call.role), listen if on_text else None)
         except EngineError as error:
             self.errors.append(f"{call.id}: {error}")
-            ended = self.seconds()
-            made = replace(
-                call,
-                completion="".join(texts),
-                completion_tokens=tokens,
-                started=started,
-                first_token=ended,
-                ended=ended,
-                finish="error",
-            )
+            made = broken_off("error")
+        except asyncio.CancelledError:
+            self.calls.append(broken_off("cancelled"))
+            raise
         else:
             if done.note or done.finish == "error":
                 self.errors.append(f"{call.id}: {done.note or 'the engine ended it with an error'}")
@@ -154,6 +157,11 @@ class LoopSettings:
     After `max_stages` plans the next planner call is made to answer.
     `dispatch` is `streamed` (an executor starts when its prompt closes, as in the
     paper) or `after_plan` (when the whole plan is there, as in the authors' code).
+    `sync` is `all`, as in the paper, or `first_success`, for tasks that can verify an
+    execution: as soon as the plan is written and one execution has solved the problem,
+    those still being written are cancelled. The next planner sees the plan as it was
+    written, with the executions that had ended. What was cancelled stays in the
+    calls and in the total of tokens, and is on no path to the answer.
     """
 
     temperature: float = 0.6
@@ -162,15 +170,15 @@ class LoopSettings:
     max_execution_tokens: int = 1024
     retries: int = 1
     dispatch: str = "streamed"
+    sync: str = "all"
     seed: int = 0
     system: str = ""  # put before the question
 
     def __post_init__(self) -> None:
-        if self.dispatch not in DISPATCH:
-            raise ValueError(f"loop: no dispatch {self.dispatch!r}; there are: {', '.join(DISPATCH)}")
-        for name, least in (("max_stages", 1), ("max_plan_tokens", 1), ("max_execution_tokens", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"loop: {name} is {getattr(self, name)}; it must be at least {least}")
+        for name, known in (("dispatch", DISPATCH), ("sync", SYNC)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"loop: no {name} {getattr(self, name)!r}; there are: {', '.join(known)}")
+        at_least(self, "loop", max_stages=1, max_plan_tokens=1, max_execution_tokens=1, retries=0)
 
 
 @dataclass(frozen=True)
@@ -195,14 +203,24 @@ class LoopResult:
 
 
 async def run_loop(
-    engine: Engine, question: str, settings: LoopSettings, recorder: Recorder | None = None
+    engine: Engine,
+    question: str,
+    settings: LoopSettings,
+    recorder: Recorder | None = None,
+    solved: Solved | None = None,
 ) -> LoopResult:
     """Solve one question. The seed of a call depends on `settings.seed` and the call's id only.
 
-    `recorder` sends and keeps the calls (default: a plain one for the engine).
-    Cancelling the awaiting task cancels every call under way. Never raises EngineError.
+    `recorder` sends and keeps the calls (default: a plain one for the engine); `solved`
+    is what `first_success` asks of each execution. Cancelling the awaiting task cancels
+    every call under way. Never raises EngineError.
+
+    Raises:
+        ValueError: if `settings.sync` is `first_success` and nothing can tell a success.
     """
-    return await _Loop(question, settings, recorder or Recorder(engine)).run()
+    if settings.sync == "first_success" and solved is None:
+        raise ValueError("loop: sync first_success needs a task that verifies executions (it has `solved`); use all")
+    return await _Loop(question, settings, recorder or Recorder(engine), solved).run()
 
 
 _Executed = tuple[Call, Execution]
@@ -220,8 +238,9 @@ class _Turn:
 
 
 class _Loop:
-    def __init__(self, question: str, settings: LoopSettings, recorder: Recorder) -> None:
+    def __init__(self, question: str, settings: LoopSettings, recorder: Recorder, solved: Solved | None) -> None:
         self.question, self.settings = question, settings
+        self.solved = solved if settings.sync == "first_success" else None
         self.context_question = settings.system + question
         self.recorder = recorder
         self.stages: list[Stage] = []
@@ -233,7 +252,7 @@ class _Loop:
         async with self.group:  # executors of a discarded plan run to their end in it: token counts stay exact
             while True:
                 turn = await self._plan(waits)
-                done = [await task for task in turn.executors]
+                done = await self._sync(turn.executors)
                 if turn.stage:
                     self.stages.append(replace(turn.stage, executions=tuple(execution for _, execution in done)))
                 failed = any(call.finish == "error" for call, _ in done)
@@ -248,6 +267,18 @@ class _Loop:
             engine_seconds=busy_seconds(calls),
             note="; ".join(self.recorder.errors),
         )
+
+    async def _sync(self, executors: Sequence[asyncio.Task[_Executed]]) -> list[_Executed]:
+        """What the executors of a stage wrote, in the order of their prompts: of all, or of those that had ended when
+        one of them had solved the problem. The others are cancelled then, and not waited for."""
+        pending = set(executors)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if self.solved and any(self.solved(task.result()[1].text) for task in done):
+                break
+        for task in pending:
+            task.cancel()
+        return [task.result() for task in executors if task not in pending]
 
     async def _plan(self, waits: tuple[Wait, ...]) -> _Turn:
         """Plan the next stage or answer; tried again while it ends in neither."""
@@ -284,6 +315,7 @@ class _Loop:
             call = await self.recorder.ask(
                 self._request(context, self.settings.max_execution_tokens, id_),
                 Call(id=id_, role="executor", stage=number, index=prompt.index, waits=(wait,)),
+                _heed if self.solved else None,
             )
             if call.finish == "error" or (call.finish == "stop" and _is_body(call.completion)):
                 break
@@ -292,6 +324,10 @@ class _Loop:
 
     def _request(self, context: str, max_tokens: int, id_: str) -> Request:
         return Request(context, max_tokens, self.settings.temperature, STOP, stable_seed(self.settings.seed, id_))
+
+
+def _heed(_new: str, _tokens: int) -> None:
+    """Listens to a call that may be cancelled: only of one that is listened to it is known how far it got."""
 
 
 class _Dispatcher:

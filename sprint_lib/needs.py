@@ -1,6 +1,7 @@
 """What a notebook needs that does not come with this project, such as the authors' released outputs. Its metadata
 names it; where it is not at hand, or not what it should be, the suite leaves the notebook out and says what to do.
-A notebook with a parameter `source` needs it only where that is what the parameter says.
+A notebook with a parameter `source` needs the released outputs only where that is what the parameter says, one with
+`engine` a server's environment (`make server`) only where its kind is vllm.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sprint_lib.params import Step
 
-NEEDS = ("released",)  # what `needs` in a notebook's metadata may say
+NEEDS = ("released", "server")  # what `needs` in a notebook's metadata may say
 
 
 def lacking(step: Step) -> str:
     """What a step needs and is not at hand, or not what was released, and the way out; "" if nothing lacks."""
     if not _needed(step):
         return ""
+    if step.notebook.needs == "server":
+        return _no_server()
     from sprint_lib import released
 
     try:
@@ -32,9 +35,9 @@ def state(step: Step) -> dict[str, dict[str, str]]:
     """What stands for the needed files in a fingerprint: hashes by name, none if they are not at hand.
 
     Those of the released outputs are known: a copy with others counts as not at hand. Two files with one tokenizer's
-    vocabulary count alike.
+    vocabulary count alike. For a server nothing stands: another version of it makes no measurement stale.
     """
-    if not _needed(step) or lacking(step):
+    if step.notebook.needs == "server" or not _needed(step) or lacking(step):
         return {}
     from sprint_lib import released
 
@@ -51,7 +54,19 @@ def environment() -> dict[str, str]:
 
 def _needed(step: Step) -> bool:
     needs = step.notebook.needs
+    if needs == "server":
+        return bool(step.parameters.get("engine", {}).get("kind") == "vllm")
     return bool(needs) and step.parameters.get("source", needs) == needs
+
+
+def _no_server() -> str:
+    from sprint_lib import serving
+
+    try:
+        serving.environment()
+    except serving.ServingError as error:
+        return str(error)
+    return ""
 
 
 def _folder(step: Step) -> Path | None:

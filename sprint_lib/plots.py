@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -45,7 +45,23 @@ _STYLES: dict[str, tuple[str, Any, str]] = {  # of methods and runs: printed nam
     "rft-control": ("RFT, control run", _PALETTE[9], "v"),
     "rft-recorded": ("RFT, as recorded", _PALETTE[3], "^"),
     "sprint": ("SPRINT", _PALETTE[1], "D"),
+    "after_plan": ("SPRINT, after the whole plan", _PALETTE[8], "<"),
+    "first_success": ("SPRINT, first success", _PALETTE[2], ">"),
+    "sos": ("SoS", _PALETTE[8], "<"),
+    "sos_plus": ("SoS+", _PALETTE[3], "v"),
+    "apr": ("APR", _PALETTE[2], "^"),
+    "apr_cond10": ("APR, ten children", _PALETTE[9], "p"),
+    "sprint_latency": ("SPRINT, latency rewarded", _PALETTE[4], ">"),
     "self_consistency": ("Self-consistency", _PALETTE[4], "P"),
+    "best_of_n": ("Best of N (pass@n)", _PALETTE[6], "X"),
+    "skeleton_of_thought": ("Skeleton-of-Thought", _PALETTE[5], "X"),
+    "tree_of_thoughts": ("Tree-of-Thoughts", _PALETTE[2], "h"),
+    "graph_of_thoughts": ("Graph-of-Thoughts", _PALETTE[8], "p"),
+    "sos_plus_votes": ("SoS+ votes (cons@n)", _PALETTE[4], "P"),
+    "sos_plus_best": ("SoS+ best (pass@n)", _PALETTE[6], "X"),
+    "pasta": ("PASTA", _PALETTE[5], "v"),
+    "hogwild": ("Hogwild!", _PALETTE[8], "*"),
+    "hogwild_earlier": ("Hogwild!, earlier steps only", _PALETTE[8], "d"),
     "sot_chat": ("SoT (chat)", _PALETTE[5], "X"),
     "sot_reasoning": ("SoT (reasoning)", _PALETTE[2], "^"),
 }
@@ -64,8 +80,16 @@ class Picture:
         return data, {"image/png": {"alt": self.caption, "width": int(WIDTH * 100)}}
 
 
+_TRAINED = "_grpo"  # what the name of a model ends with that was trained further by reinforcement
+
+
 def _style(method: str) -> tuple[str, Any, str]:
-    return _STYLES.get(method, (method.replace("_", " ").replace("-", " "), _PALETTE[6], "o"))
+    key = method.replace("-", "_")
+    if key.endswith(_TRAINED):
+        said, shade, _ = _style(key.removesuffix(_TRAINED))
+        return f"{said} GRPO", tuple(0.6 * part for part in shade), "*"
+    found = _STYLES.get(method) or _STYLES.get(key)
+    return found or (method.replace("_", " ").replace("-", " "), _PALETTE[6], "o")
 
 
 def name(method: str) -> str:
@@ -92,12 +116,14 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> t
 
 
 def _caption(figure: Figure, text: str, handles: Sequence[Artist] = ()) -> None:
-    """The caption under the figure, and under it one row of legend in the lines left blank for it."""
-    blank = "\n\n" if handles else ""
+    """The caption under the figure, and under it the legend, in one row if it fits, in the lines left blank for it."""
+    widths = [0.6 + 0.052 * len(str(handle.get_label())) for handle in handles]  # inches, about
+    columns = len(handles) if sum(widths) <= WIDTH else max(1, int(WIDTH / max(widths)))
+    blank = "\n" * max(2, round(1.4 * -(-len(handles) // columns))) if handles else ""
     wrapped = textwrap.fill(text, 136, break_on_hyphens=False)
     figure.supxlabel(wrapped + blank, x=0.01, ha="left", fontsize=8, color="0.3", linespacing=1.3)
     if handles:
-        figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8)
+        figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
     figure.set_label(text)
 
 
@@ -109,13 +135,20 @@ def save(figure: Figure, stem: str, data: pd.DataFrame, workspace: Workspace) ->
     """
     from sprint_lib.store import write_bytes, write_text
 
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    svg = io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    write_bytes(workspace.figures / f"{stem}.png", png.getvalue())
+    shown = picture(figure)
+    write_bytes(workspace.figures / f"{stem}.png", shown.png)
     write_bytes(workspace.figures / f"{stem}.svg", svg.getvalue())
     write_text(workspace.figures / f"{stem}.csv", data.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    return shown
+
+
+def picture(figure: Figure) -> Picture:
+    """A figure for the notebook alone, such as one that is drawn again and again; the figure is closed."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    plt.close(figure)
     return Picture(png.getvalue(), str(figure.get_label()))
 
 
@@ -128,8 +161,8 @@ def timeline(frame: pd.DataFrame, *, clock: str, title: str, caption: str = "") 
     """Gantt chart of the calls of one or several attempts, a panel each, on one time axis.
 
     `frame` is made by `tables.timeline`: panel, lane (0 is the planner), name,
-    role, start, first (first token), end, critical, discarded. `clock` is
-    "tokens" or "seconds".
+    role, start, first (first token), end, critical, discarded, cancelled.
+    `clock` is "tokens" or "seconds".
     """
     panels = list(dict.fromkeys(frame["panel"]))
     lanes = [int(frame.loc[frame["panel"] == panel, "lane"].max()) + 1 for panel in panels]
@@ -145,7 +178,7 @@ def timeline(frame: pd.DataFrame, *, clock: str, title: str, caption: str = "") 
         axis.axvline(end, color=INK, linewidth=1, linestyle=":")
         amount = f"{end:,.0f} tokens" if clock == "tokens" else f"{end:.2f} s"
         _end_label(axis, end, amount)
-        axis.set_yticks(range(count), _lane_names(count))
+        axis.set_yticks(range(count), _lane_names(count, set(rows["role"])))
         axis.set_ylim(count - 0.4, -1.1)
         axis.set_xlim(0, reach * 1.02)
         axis.grid(axis="y", visible=False)
@@ -164,7 +197,8 @@ def _end_label(axis: Axes, end: float, text: str) -> None:
 
 
 def _bar(axis: Axes, row: Any, reach: float) -> None:
-    face = DISCARDED if row.discarded else PLANNER if row.lane == 0 else EXECUTOR
+    gone = row.discarded or row.cancelled
+    face = DISCARDED if gone else PLANNER if row.lane == 0 else EXECUTOR
     edge, width = (INK, 1.4) if row.critical else ("white", 0.8)
     order = 3 if row.critical else 2
     axis.barh(row.lane, row.end - row.start, left=row.start, height=0.72, color=face, zorder=order)
@@ -178,26 +212,30 @@ def _bar(axis: Axes, row: Any, reach: float) -> None:
         color="none",
         edgecolor=edge,
         linewidth=width,
-        hatch="///" if row.discarded else None,
+        hatch="///" if row.discarded else "xxx" if row.cancelled else None,
         zorder=order,
     )
-    if not row.discarded and (row.end - row.first) / reach > 0.011 * len(row.name) + 0.01:
+    if not gone and (row.end - row.first) / reach > 0.011 * len(row.name) + 0.01:
         middle = (row.first + row.end) / 2
         axis.text(middle, row.lane, row.name, ha="center", va="center", color="white", fontsize=7.5, zorder=4)
 
 
-def _lane_names(count: int) -> list[str]:
+def _lane_names(count: int, roles: Collection[str] = ()) -> list[str]:
     if count == 1:
         return ["model"]
-    return ["planner", *(f"executor {lane}" for lane in range(1, count))]
+    first, others = ("parent", "child") if "parent" in roles else ("planner", "executor")
+    return [first, *(f"{others} {lane}" for lane in range(1, count))]
 
 
 def _timeline_handles(frame: pd.DataFrame) -> list[Patch]:
-    handles = [Patch(color=PLANNER, label="planner or model")]
+    spawns = "parent" in set(frame["role"])
+    handles = [Patch(color=PLANNER, label="parent or model" if spawns else "planner or model")]
     if (frame["lane"] > 0).any():
-        handles.append(Patch(color=EXECUTOR, label="executor"))
+        handles.append(Patch(color=EXECUTOR, label="child" if spawns else "executor"))
     if frame["discarded"].any():
         handles.append(Patch(facecolor=DISCARDED, hatch="///", edgecolor="white", label="thrown away, tried again"))
+    if frame["cancelled"].any():
+        handles.append(Patch(facecolor=DISCARDED, hatch="xxx", edgecolor="white", label="cancelled"))
     if (frame["first"] > frame["start"]).any():
         handles.append(Patch(facecolor="white", edgecolor="0.6", label="pale: no token yet"))
     return [*handles, Patch(facecolor="none", edgecolor=INK, linewidth=1.4, label="critical path")]
@@ -435,9 +473,9 @@ def loss_curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("trained tokens (thousands)")
     axis.set_ylabel("loss (nats a token)")
-    axis.legend(frameon=False)
     figure.suptitle(title, x=0.01, ha="left")
-    _caption(figure, caption or "Mean cross-entropy over the tokens that carry the loss, as logged while training.")
+    caption = caption or "Mean cross-entropy over the tokens that carry the loss, as logged while training."
+    _caption(figure, caption, axis.get_lines())
     return figure
 
 
@@ -649,6 +687,174 @@ def wall_clock(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
     return figure
 
 
+_PARTS = {"decoding": "decoding", "first_tokens": "until a first token", "between": "no call in the engine"}
+
+
+def seconds_by_part(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Stacked bars of seconds a problem. `frame`: method, part (those of `latency.Spent`), seconds."""
+    methods = list(dict.fromkeys(map(str, frame["method"])))
+    figure, axes = _figure(1.6 + 0.42 * len(methods))
+    axis = axes.flat[0]
+    ends = dict.fromkeys(methods, 0.0)
+    shades = dict(zip(_PARTS, (PLANNER, EXECUTOR, DISCARDED), strict=True))
+    for row in frame.itertuples():
+        axis.barh(methods.index(row.method), row.seconds, left=ends[row.method], color=shades[row.part], height=0.62)
+        ends[row.method] += row.seconds
+    for place, method in enumerate(methods):
+        axis.annotate(f"{readable(ends[method])} s", (ends[method], place), xytext=(4, 0), va="center",
+                      textcoords="offset points")  # fmt: skip
+    axis.set_yticks(range(len(methods)), [name(method) for method in methods])
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel("seconds a problem (mean)")
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption, [Patch(color=shades[part], label=said) for part, said in _PARTS.items()])
+    return figure
+
+
+def by_load(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Quantities against how many run at once, a panel each. `frame`: panel (with unit), method, at_once, value."""
+    panels = list(dict.fromkeys(frame["panel"]))
+    figure, axes = _figure(3.4, 1, len(panels))
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        for method, rows in frame[frame["panel"] == panel].groupby("method", sort=False):
+            look = {"color": colour(str(method)), "marker": marker(str(method)), "label": name(str(method))}
+            axis.plot(rows["at_once"], rows["value"], **look)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_ylim(0, 1.1 * float(frame.loc[frame["panel"] == panel, "value"].max()))
+        axis.set_xlabel("at once")
+        axis.set_title("\n".join(textwrap.wrap(panel, 34)), loc="left", fontsize=9.5)
+    shown = dict.fromkeys(map(str, frame["method"]))
+    handles = [Line2D([], [], color=colour(m), marker=marker(m), label=name(m)) for m in shown]
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption, handles)
+    return figure
+
+
+_FAMILIES = ("one line", "many samples", "directed from outside", "trained to branch", "shared cache", "other")
+_FAMILY_SHADES = dict(zip(_FAMILIES, (_PALETTE[k] for k in (0, 4, 2, 1, 3, 7)), strict=True))
+
+
+def pareto(frame: pd.DataFrame, *, label: str, title: str, caption: str = "") -> Figure:
+    """Accuracy against a cost on a logarithmic axis; the runs of a method are connected, each with its dial's value.
+
+    `frame`: method, family (a colour each), label (the value, or nothing), x and y with `_low` and `_high`, front
+    (whether no other run costs less and is right as often: joined by a dotted line).
+    """
+    figure, axes = _figure(5.6)
+    axis = axes.flat[0]
+    frame = frame[frame["x"] > 0]
+    ends = []
+    for method, rows in frame.groupby("method", sort=False):
+        shade = _FAMILY_SHADES.get(str(rows["family"].iloc[0]), _PALETTE[7])
+        axis.errorbar(
+            rows["x"], rows["y"], xerr=_whisker(rows, "x"), yerr=_whisker(rows, "y"), fmt="none", ecolor=shade,
+            elinewidth=0.8, alpha=0.45,
+        )  # fmt: skip
+        axis.plot(rows["x"], rows["y"], marker=marker(str(method)), color=shade, markersize=6, linewidth=1.2)
+        ends.append((rows.loc[rows["y"].idxmax()], name(str(method)), shade))
+    best = frame[frame["front"]].sort_values("x")
+    axis.plot(best["x"], best["y"], linestyle=":", color=INK, linewidth=1, zorder=1)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel(label)
+    axis.set_ylabel("accuracy (%)")
+    axis.margins(x=0.1, y=0.08)
+    figure.suptitle(title, x=0.01, ha="left")
+    shown = dict.fromkeys(map(str, frame["family"]))
+    handles = [Line2D([], [], color=_FAMILY_SHADES.get(f, _PALETTE[7]), marker="o", label=f) for f in shown]
+    _caption(figure, caption, handles)
+    _direct_labels(figure, axis, frame, ends)
+    return figure
+
+
+_Box = tuple[float, float, float, float]  # left, bottom, right, top, in points
+
+
+def _direct_labels(figure: Figure, axis: Axes, frame: pd.DataFrame, ends: Sequence[tuple[Any, str, Any]]) -> None:
+    """A name at one point of each method and a dial's value at every point, where the least lies under them."""
+    figure.draw_without_rendering()  # settles the layout, which places in points depend on
+    scale = 72 / float(figure.dpi)
+    at = axis.transData.transform(frame[["x", "y"]].to_numpy(dtype=float)) * scale
+    left, bottom, right, top = (float(edge) * scale for edge in axis.get_window_extent().extents)
+    room = (left, bottom, right, top)
+    taken: list[_Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    for _, rows in frame.reset_index(drop=True).groupby("method"):
+        for (x, y), (u, v) in pairwise(at[rows.index]):
+            along = ((x + (u - x) * part, y + (v - y) * part) for part in np.linspace(0, 1, 20))
+            taken += [(px - 2, py - 2, px + 2, py + 2) for px, py in along]
+    texts: list[tuple[Any, str, Any, float]] = [((row["x"], row["y"]), said, shade, 8.0) for row, said, shade in ends]
+    texts += [((r.x, r.y), str(r.label), "0.35", 6.0) for r in frame.itertuples() if r.label]
+    for place, said, shade, size in texts:
+        x, y = axis.transData.transform(place) * scale
+        reaches = (6, 12, 20, 32, 46, 62) if size == 8.0 else (6,)  # a dial's value stands beside its point or nowhere
+        cost, reach, box = _best_place(x, y, (0.58 * size * len(said), 1.15 * size), reaches, taken, room)
+        if size < 8.0 and cost > 25:
+            continue
+        taken.append(box)
+        line = {"arrowstyle": "-", "color": shade, "lw": 0.6, "shrinkA": 0, "shrinkB": 3} if reach > 12 else None
+        offset = ((box[0] + box[2]) / 2 - x, (box[1] + box[3]) / 2 - y)
+        axis.annotate(
+            said, place, xytext=offset, textcoords="offset points", ha="center", va="center", fontsize=size,
+            color=shade, arrowprops=line, zorder=5,
+        )  # fmt: skip
+
+
+def _best_place(
+    x: float, y: float, size: tuple[float, float], reaches: Sequence[float], taken: Sequence[_Box], room: _Box
+) -> tuple[float, float, _Box]:
+    """Where a box of that size beside a point covers least and is inside the room: its cost, how far off, the box."""
+    width, height = size
+    found = []
+    for reach in reaches:
+        for dx, dy in ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1), (0, -1), (1, 0), (-1, 0)):
+            left, bottom = x + dx * (reach + width / 2) - width / 2, y + dy * (reach + height / 2) - height / 2
+            box = (left, bottom, left + width, bottom + height)
+            outside = width * height - _common(box, room)
+            found.append((reach + sum(_common(box, other) for other in taken) + 3 * outside, reach, box))
+    return min(found)
+
+
+def _common(a: Sequence[float], b: Sequence[float]) -> float:
+    """The area that two boxes (left, bottom, right, top) share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Accuracy along a quantity, a line a series, a panel a quantity or a source.
+
+    `frame`: panel, label (what the panel's axis is), series, x, accuracy with `_low` and `_high` (NaN: none known).
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    lines, columns = (1, len(panels)) if len(panels) < 4 else ((len(panels) + 1) // 2, 2)
+    figure, axes = _figure(1.1 + 2.8 * lines, lines, columns)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        rows = frame[frame["panel"] == panel]
+        for series, line in rows.groupby("series", sort=False):
+            axis.errorbar(
+                line["x"], line["accuracy"], yerr=_whisker(line, "accuracy"), marker=marker(str(series)),
+                color=colour(str(series)), capsize=2, markersize=5, linewidth=1.3,
+            )  # fmt: skip
+        axis.set_title("\n".join(textwrap.wrap(panel, 100 // columns)), loc="left", fontsize=9.5)
+        axis.set_xlabel("\n".join(textwrap.wrap(str(rows["label"].iloc[0]), 90 // columns)))
+        reach = float(rows["x"].max())
+        axis.set_xlim(-0.05 * reach if rows["x"].min() <= 0 else 0, 1.08 * reach)
+        axis.xaxis.set_major_locator(MaxNLocator(12 // columns, integer=bool(rows["x"].max() > 2)))
+        axis.margins(y=0.12)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy (%)")
+    figure.suptitle(title, x=0.01, ha="left")
+    shown = dict.fromkeys(map(str, frame["series"]))
+    _caption(figure, caption, [Line2D([], [], color=colour(m), marker=marker(m), label=name(m)) for m in shown])
+    return figure
+
+
 def claims(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
     """The paper's value and this run's interval, claim by claim, a panel a unit.
 
@@ -724,3 +930,151 @@ def predicted_measured(frame: pd.DataFrame, *, title: str, caption: str = "") ->
     figure.suptitle(title, x=0.01, ha="left")
     _caption(figure, caption)
     return figure
+
+
+# --- reinforcement ------------------------------------------------------------------------
+
+_SMOOTH = 5  # steps
+
+
+def _runs(frame: pd.DataFrame) -> dict[str, tuple[str, Any, str]]:
+    """Printed name, colour and marker of each run; runs that have none of their own take further colours in turn."""
+    runs = list(dict.fromkeys(map(str, frame["run"])))
+    known = {run for run in runs if run.replace("-", "_") in _STYLES}
+    rest = cycle(zip((_PALETTE[k] for k in (0, 6, 5, 9, 7)), "osD<P", strict=True))
+    return {run: _style(run) if run in known else (name(run), *next(rest)) for run in runs}
+
+
+def training_curves(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Quantities of a training step by step, a panel each: pale as measured, strong the mean of five steps.
+
+    `frame`: panel (with unit), run, step (from 1), value (NaN where there is none).
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    columns = min(3, len(panels)) if len(panels) != 4 else 2
+    lines = -(-len(panels) // columns)
+    figure, axes = _figure(1.0 + 1.75 * lines, lines, columns, sharex=True)
+    looks = _runs(frame)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for run, rows in frame[frame["panel"] == panel].groupby("run", sort=False):
+            shade, rows = looks[str(run)][1], rows.dropna(subset=["value"])
+            smooth = rows["value"].rolling(_SMOOTH, center=True, min_periods=1).mean()
+            axis.plot(rows["step"], rows["value"], color=shade, alpha=0.35, linewidth=0.9, marker=".", markersize=3)
+            axis.plot(rows["step"], smooth, color=shade, linewidth=1.8)
+        axis.set_title("\n".join(textwrap.wrap(panel, 34)), loc="left", fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.set_xlim(0.5, max(2.0, float(frame["step"].max())) + 0.5)
+        axis.margins(y=0.12)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption, [Line2D([], [], color=shade, label=said) for said, shade, _ in looks.values()])
+    return figure
+
+
+def before_after(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Quantities before and after, an arrow a run; a line of panels a source, each panel with an axis of its own.
+
+    `frame`: source, run, quantity (with unit), before and after with `_low` and `_high` (NaN: none known).
+    """
+    sources, quantities = (list(dict.fromkeys(frame[key])) for key in ("source", "quantity"))
+    looks = _runs(frame)
+    sizes = [frame.loc[frame["source"] == source, "run"].nunique() for source in sources]
+    heights = [k + 0.8 for k in sizes]
+    figure, axes = _figure(
+        1.3 + 0.42 * sum(sizes) + 0.75 * len(sources), len(sources), len(quantities), height_ratios=heights
+    )
+    for line, source in zip(axes, sources, strict=True):
+        rows = frame[frame["source"] == source]
+        runs = list(dict.fromkeys(map(str, rows["run"])))
+        for axis, quantity in zip(line, quantities, strict=True):
+            for _, row in rows[rows["quantity"] == quantity].iterrows():
+                _, shade, shape = looks[str(row["run"])]
+                y = runs.index(str(row["run"]))
+                for side, face, up in (("before", "white", 0.1), ("after", shade, -0.1)):
+                    axis.errorbar(
+                        row[side], y - up, xerr=_whisker(row, side), fmt=shape, color=shade, markerfacecolor=face,
+                        markersize=6, capsize=2, linewidth=1,
+                    )  # fmt: skip
+                axis.annotate(
+                    "", (row["after"], y + 0.1), (row["before"], y - 0.1),
+                    arrowprops={"arrowstyle": "->", "color": shade, "lw": 1, "shrinkA": 4, "shrinkB": 4},
+                )  # fmt: skip
+            axis.set_ylim(len(runs) - 0.4, -0.6)
+            axis.set_yticks(range(len(runs)), [textwrap.fill(looks[r][0], 14) for r in runs] if axis is line[0] else [])
+            axis.xaxis.set_major_locator(MaxNLocator(3))
+            axis.margins(x=0.15)
+            axis.set_xlabel(quantity, fontsize=8.5)
+        line[0].set_title(source, loc="left", fontsize=9.5)
+    figure.suptitle(title, x=0.01, ha="left")
+    _caption(figure, caption, _sides())
+    return figure
+
+
+def arrows(frame: pd.DataFrame, *, label: str, title: str, caption: str = "") -> Figure:
+    """Accuracy against a cost, before and after, an arrow a run, a panel a source.
+
+    `frame`: panel, run, step ("before" or "after"), label (beside the point, "" for none), x and y with `_low` and
+    `_high` (NaN: none known).
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = _figure(1.1 + 2.9 * lines, lines, columns)
+    looks = _runs(frame)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for run, rows in frame[frame["panel"] == panel].groupby("run", sort=False):
+            _, shade, shape = looks[str(run)]
+            ends = {row["step"]: row for _, row in rows.iterrows()}
+            for step, row in ends.items():
+                axis.errorbar(
+                    row["x"], row["y"], xerr=_whisker(row, "x"), yerr=_whisker(row, "y"), fmt=shape, color=shade,
+                    markerfacecolor=shade if step == "after" else "white", markersize=7, elinewidth=0.8, capsize=2,
+                )  # fmt: skip
+                axis.annotate(row["label"], (row["x"], row["y"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
+            places = [(ends[step]["x"], ends[step]["y"]) for step in ("after", "before")]
+            axis.annotate("", *places, arrowprops={"arrowstyle": "->", "color": shade, "lw": 1.3, "shrinkA": 5})
+        axis.set_title("\n".join(textwrap.wrap(panel, 100 // columns)), loc="left", fontsize=9.5)
+        axis.set_xlabel(label)
+        axis.margins(0.14)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy (%)")
+    figure.suptitle(title, x=0.01, ha="left")
+    shown = [Line2D([], [], color=c, marker=m, linestyle="none", label=said) for said, c, m in looks.values()]
+    _caption(figure, caption, [*shown, *_sides()])
+    return figure
+
+
+def spreads(frame: pd.DataFrame, *, title: str, caption: str = "") -> Figure:
+    """Share of problems that took at most so much, before (dashed) and after, a panel a quantity.
+
+    `frame`: panel, run, step ("before" or "after"), value.
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    figure, axes = _figure(3.6, 1, len(panels), sharey=True)
+    looks = _runs(frame)
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        for (run, step), rows in frame[frame["panel"] == panel].groupby(["run", "step"], sort=False):
+            values = np.sort(rows["value"].to_numpy(dtype=float))
+            share = 100 * np.arange(len(values) + 1) / len(values)
+            values = np.concatenate([values[:1], values])
+            line = "-" if step == "after" else "--"
+            axis.step(values, share, where="post", color=looks[str(run)][1], linestyle=line, linewidth=1.5)
+        axis.set_xlabel(panel)
+        axis.set_xlim(left=0)
+    axes.flat[0].set_ylabel("problems (%)")
+    axes.flat[0].set_ylim(0, 101)
+    figure.suptitle(title, x=0.01, ha="left")
+    shown = [Line2D([], [], color=shade, label=said) for said, shade, _ in looks.values()]
+    shown += [Line2D([], [], color=INK, linestyle=line, label=s) for s, line in (("before", "--"), ("after", "-"))]
+    _caption(figure, caption, shown)
+    return figure
+
+
+def _sides() -> list[Line2D]:
+    faces = (("before", "white"), ("after", INK))
+    return [Line2D([], [], color=INK, marker="o", markerfacecolor=f, linestyle="none", label=s) for s, f in faces]

@@ -1,5 +1,6 @@
-"""One line a notebook while a suite runs: state, cell k of n, elapsed, remaining. On a terminal the line is
-rewritten in place twice a second; anywhere else a line is printed when something changes, and once a minute.
+"""How far long work is. One line a notebook while a suite runs: state, cell k of n, elapsed, remaining; on a terminal
+the line is rewritten in place twice a second, anywhere else a line is printed when something changes, and once a
+minute. `Every` is for work that prints lines of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,21 @@ def about(seconds: float) -> str:
     if seconds < 60:
         return "< 1 min"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+class Every:
+    """Says when it is time for a line: called whenever there is something new, true at most every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = time.monotonic() + seconds
+
+    def __call__(self, now: bool = False) -> bool:
+        """Whether the time has come; `now`: it has, whenever the last line was."""
+        due = now or time.monotonic() >= self._next
+        if due:
+            self._next = time.monotonic() + self._seconds
+        return due
 
 
 class Progress:

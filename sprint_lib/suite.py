@@ -119,8 +119,14 @@ def read_manifest(workspace: store.Workspace) -> Manifest:
         raise SuiteError(f"{workspace.manifest}: damaged ({error}); delete it, all notebooks will run again") from error
 
 
-def make_plan(steps: Sequence[Step], workspace: store.Workspace, manifest: Manifest, force: bool = False) -> list[Plan]:
-    """What a run of `steps` would do.
+def make_plan(
+    steps: Sequence[Step],
+    workspace: store.Workspace,
+    manifest: Manifest,
+    force: bool = False,
+    hours: Mapping[str, float] | None = None,
+) -> list[Plan]:
+    """What a run of `steps` would do; `hours` are estimates by notebook for those that have never run.
 
     A step that reads what an earlier one is going to write counts as to be run; one that reads what is not there,
     because an earlier one that would write it does not run, does not run either.
@@ -134,7 +140,8 @@ def make_plan(steps: Sequence[Step], workspace: store.Workspace, manifest: Manif
             if source := producer(needed, writers):
                 reasons.append(f"{source} runs first and writes {needed}")
         lacking = (needs.lacking(step) or _never_written(step, workspace, writers, idle)) if reasons else ""
-        plan = Plan(step, tuple(reasons), _estimate(step, workspace.profile, manifest), lacking)
+        seconds = _estimate(step, workspace.profile, manifest, (hours or {}).get(step.name))
+        plan = Plan(step, tuple(reasons), seconds, lacking)
         if plan.reasons:
             (writers if plan.runs else idle).update(dict.fromkeys(step.notebook.outputs, step.name))
         plans.append(plan)
@@ -177,9 +184,11 @@ def executed_copy(step: Step, workspace: store.Workspace) -> Path:
     return workspace.notebooks / f"{step.name}.ipynb"
 
 
-def _estimate(step: Step, profile: str, manifest: Manifest) -> float:
+def _estimate(step: Step, profile: str, manifest: Manifest, hours: float | None = None) -> float:
     entry = manifest["notebooks"].get(step.name)
     minutes = step.notebook.minutes
+    if not entry and hours is not None:
+        return 3600 * hours
     # A profile of one's own is most often a copy of laptop's with other numbers.
     return float(entry["seconds"] if entry else minutes.get(profile, minutes.get("laptop", 0.0)) * 60)
 
@@ -231,8 +240,10 @@ def run(
     selected = select(steps, only, start, also)
     _check_inputs(selected, steps, workspace)
     if dry_run:
-        _print_plan(make_plan(selected, workspace, read_manifest(workspace), force), stream)
+        _dry_run(selected, steps, workspace, force, stream)
         return 0
+    if lacks := _lacking(selected, steps, workspace, force):
+        raise SuiteError("\n".join(lacks))
     with _locked(workspace) as run_id, _stoppable():
         succeeded = _run_steps(selected, workspace, force, run_id, stream)
     from sprint_lib import report
@@ -240,6 +251,33 @@ def run(
     page = report.build(steps, workspace, read_manifest(workspace))
     print(f"report: {_short(page)}", file=stream, flush=True)
     return 0 if succeeded else 1
+
+
+def _dry_run(
+    selected: Sequence[Step], steps: Sequence[Step], workspace: store.Workspace, force: bool, stream: TextIO
+) -> None:
+    """Print the plan, what the notebooks that would run take, and what this machine lacks for them."""
+    from sprint_lib import estimate
+
+    takes = estimate.needs(steps)
+    plans = make_plan(selected, workspace, read_manifest(workspace), force, estimate.hours(takes))
+    _print_plan(plans, stream)
+    running = [plan.step.name for plan in plans if plan.runs]
+    lacks = _lacking(selected, steps, workspace, force)
+    told = estimate.describe({name: need for name, need in takes.items() if name in running})
+    for line in [*told, *(["", "this machine lacks:", *lacks] if lacks else [])]:
+        print(line, file=stream)
+
+
+def _lacking(selected: Sequence[Step], steps: Sequence[Step], workspace: store.Workspace, force: bool) -> list[str]:
+    """What the notebooks that are going to run cannot do without and this machine lacks."""
+    from sprint_lib import estimate
+
+    takes = estimate.needs(steps)
+    if not estimate.lacking(selected, takes, workspace.root):
+        return []  # without hashing all that is there
+    plans = make_plan(selected, workspace, read_manifest(workspace), force)
+    return estimate.lacking([plan.step for plan in plans if plan.runs], takes, workspace.root)
 
 
 def _print_plan(plans: Sequence[Plan], stream: TextIO) -> None:
@@ -555,7 +593,9 @@ def status(profile: str) -> dict[str, Any]:
     running = _running(workspace)
     at = (running or {}).get("at") or {}
     rows = []
-    for plan in make_plan(steps, workspace, manifest):
+    from sprint_lib import estimate
+
+    for plan in make_plan(steps, workspace, manifest, hours=estimate.hours(estimate.needs(steps))):
         name = plan.step.name
         entry, failure = manifest["notebooks"].get(name), manifest["failures"].get(name)
         state = "running" if name == at.get("notebook") else _state(plan, bool(entry), bool(failure))

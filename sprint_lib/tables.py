@@ -12,16 +12,17 @@ import html
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from sprint_lib import accounting
 from sprint_lib.calls import STATUSES, Attempt, Call, in_order
 from sprint_lib.curation.graph import dependency_graph, reduced
-from sprint_lib.evaluation import claims, statistics
+from sprint_lib.evaluation import claims, latency, statistics
 from sprint_lib.evaluation.statistics import Estimate
 from sprint_lib.plots import name
 from sprint_lib.trajectory import parse
@@ -36,6 +37,7 @@ Runs = Mapping[str, Sequence[Attempt]]
 
 COUNTED = ("sequential", "serial", "total")  # tokens that depend on the attempts alone
 DECIMALS = {"accuracy": 2, "seconds": 4, "problems_per_second": 3, "tokens_per_second": 1, "p_value": 4}
+DECIMALS |= {"reward": 4, "entropy": 5, "gradient": 5, "kl": 7}  # of training by reinforcement
 _COLUMNS = {"n": "n", "method": "method", "accuracy": "accuracy (%)", "wall_seconds": "wall clock (s)"}
 
 
@@ -102,16 +104,17 @@ def reported(task: str) -> pd.DataFrame:
     """Table 2 as the paper reports it, in the columns of `methods`.
 
     Wilson's interval of an accuracy follows from the number of problems; for tokens the
-    paper gives none, their bounds are NaN.
+    paper gives none, their bounds are NaN. Of a task that is not the paper's there are no rows.
     """
     rows = []
-    for row in claims.table2(task):
+    for row in claims.table2(task) if task in claims.PAPER_TASKS else ():
         right = round(row["accuracy"] / 100 * row["n"])
         accuracy = statistics.proportion([True] * right + [False] * (row["n"] - right)).scaled(100)
         sequential = Estimate(row["sequential"], math.nan, math.nan, row["n"])
         rows.append({"task": task, **row, **bounded("accuracy", accuracy), **bounded("sequential", sequential)})
         rows[-1]["accuracy"] = row["accuracy"]
-    return pd.DataFrame(rows)
+    columns = ["task", "method", "n", *(c + e for c in ("accuracy", "sequential") for e in ("", "_low", "_high"))]
+    return pd.DataFrame(rows, columns=None if rows else [*columns, "total"])
 
 
 def tokens(runs: Runs, column: str = "sequential") -> pd.DataFrame:
@@ -141,7 +144,7 @@ def compare(runs: Runs, base: str, other: str) -> pd.DataFrame:
     Raises:
         ValueError: if each has problems that the other has not.
     """
-    both = _same_problems(runs[base], runs[other])
+    both = same_problems(runs[base], runs[other])
     outcomes = [[a.correct for a in attempts] for attempts in both]
     rows = [_quantity("accuracy", "points", statistics.accuracy_difference(*outcomes).scaled(100))]
     for column in COUNTED:
@@ -165,7 +168,8 @@ def _quantity(quantity: str, unit: str, estimate: Estimate) -> dict[str, Any]:
     return {"quantity": quantity, "unit": unit, **bounded("value", estimate), "n": estimate.n}
 
 
-def _same_problems(first: Sequence[Attempt], second: Sequence[Attempt]) -> tuple[list[Attempt], list[Attempt]]:
+def same_problems(first: Sequence[Attempt], second: Sequence[Attempt]) -> tuple[list[Attempt], list[Attempt]]:
+    """Both runs' attempts at the problems that both were asked, in one order; one may have been asked fewer."""
     left, right = ({a.problem: a for a in attempts} for attempts in (first, second))
     if not (left.keys() <= right.keys() or right.keys() <= left.keys()):
         statistics.check_same_problems(left, right)
@@ -209,6 +213,7 @@ def timeline(attempts: Mapping[str, accounting.Calls], clock: str) -> pd.DataFra
                     "end": end,
                     "critical": call.id in critical,
                     "discarded": call.id in retried,
+                    "cancelled": call.finish == "cancelled",
                 }
             )
     return pd.DataFrame(rows)
@@ -247,8 +252,10 @@ def _lanes(calls: Sequence[Call]) -> dict[str, int]:
 
 
 def _bar_name(call: Call, *, answer: bool) -> str:
-    if call.role == "executor":
+    if call.role in ("executor", "child"):
         return f"{call.stage}.{call.index}"
+    if call.role == "parent":
+        return f"parent {call.stage}"
     if call.role == "planner":
         return "answer" if answer else f"plan {call.stage}"
     return "one long trace"
@@ -290,15 +297,20 @@ def packing(packed: Packed, count: accounting.Count) -> pd.DataFrame:
 
 def _pieces(found: Sequence[Step]) -> Iterator[tuple[tuple[int, str], list[int]]]:
     """Runs of lines of one part of one step, with its number and the part, in the order of the trace."""
-    parts = (("plan", "plan"), ("execution", "execution"), ("comment", "comment"))
-    owner = {
-        line: (number, "final" if step.final else kind)
+    owner = _owners(found)
+    kind = {line: (number, "final" if found[number - 1].final else part) for line, (number, part) in owner.items()}
+    for piece, numbers in groupby(sorted(kind), key=kind.__getitem__):
+        yield piece, list(numbers)
+
+
+def _owners(found: Sequence[Step]) -> dict[int, tuple[int, str]]:
+    """By line: the number of the step that has it, and which part of the step it is."""
+    return {
+        line: (number, part)
         for number, step in enumerate(found, 1)
-        for part, kind in parts
+        for part in ("plan", "execution", "comment")
         for line in getattr(step, part)
     }
-    for piece, numbers in groupby(sorted(owner), key=owner.__getitem__):
-        yield piece, list(numbers)
 
 
 def _piece(side: str, lane: int, start: int, end: int, step: int, kind: str, stage: int) -> dict[str, Any]:
@@ -507,41 +519,146 @@ def panel(title: str, frame: pd.DataFrame, column: str) -> pd.DataFrame:
     )
 
 
-def measured_rates(linear: Sequence[Attempt], staged: Sequence[Attempt]) -> accounting.LatencyModel:
-    """Rates of a call that has the engine for itself, from attempts made one at a time.
+# --- the wall clock behind a server -----------------------------------------------------
 
-    Decoding comes from `linear` attempts, whose one call has a short prompt. Their time to
-    first token and that of the planner calls of `staged` ones, which begin when all
-    executors have ended, lie on one line over the uncached prompt tokens: its slope is
-    what reading a token takes, and the overhead is what is left of the linear attempts'
-    when their own prompt is read. So the model gives these attempts the seconds they took.
-    Noise could make reading free or the overhead negative; of the seconds before a
-    planner's first token reading takes a tenth at least, all at most.
 
-    Raises:
-        ValueError: if there is nothing to measure.
+def speed_up(base: Sequence[Attempt], other: Sequence[Attempt], control: Sequence[Attempt]) -> pd.DataFrame:
+    """How many times faster `other` is than `base` on the same problems, in seconds and in sequential tokens.
+
+    Columns: part, quantity, value with bounds, n. Summed over the part's problems, and `realised`: the ratio in
+    seconds as a share of the ratio in tokens, in percent; of the median problem the ratio in seconds alone. Quarters
+    are by the tokens of `control`, a third run.
     """
-    single = [call for attempt in linear for call in attempt.calls if call.completion_tokens > 1]
-    planners = [call for attempt in staged for call in attempt.calls if call.role == "planner"]
-    short, soon = _first_tokens(single)
-    long, late = _first_tokens(planners)
-    if not short or not long:
-        raise ValueError(f"no rates to measure in {len(linear)} linear and {len(staged)} staged attempts")
-    slope = (late - soon) / (long - short) if long > short else 0.0
-    reading = min(max(slope, 0.1 * late / long), late / long)
-    decoding = sum(call.ended - call.first_token for call in single)
-    return accounting.LatencyModel(
-        prefill_rate=1 / reading,
-        decode_rate=sum(call.completion_tokens - 1 for call in single) / decoding,
-        overhead=max(0.0, soon - short * reading),
-    )
+    lengths = {a.problem: accounting.sequential_tokens(a) for a in control}
+    by = [lengths[a.problem] for a in base]
+    right = [a.correct and b.correct for a, b in zip(base, other, strict=True)]
+    parts = {
+        "all problems": [True] * len(base),
+        "longest quarter": statistics.longest(by).tolist(),
+        "shortest quarter": statistics.longest([-tokens for tokens in by]).tolist(),
+        "both right": right,
+    }
+    rows = []
+    for part, inside in parts.items():
+        columns = _clock_columns(base, other, inside)
+        if len(columns):
+            quantities: dict[str, Callable[[Any], Any]] = {
+                "seconds": lambda m: m[..., 0] / m[..., 1],
+                "sequential tokens": lambda m: m[..., 2] / m[..., 3],
+                "realised": lambda m: 100 * m[..., 0] / m[..., 1] * m[..., 3] / m[..., 2],
+            }
+            for quantity, of in quantities.items():
+                rows.append({"part": part, "quantity": quantity, **_valued(statistics.bootstrap(columns, of))})
+    columns = _clock_columns(base, other, [True] * len(base))
+    middle = statistics.median(columns[:, 0] / columns[:, 1])
+    rows.insert(3, {"part": "median problem", "quantity": "seconds", **_valued(middle)})
+    return pd.DataFrame(rows)
 
 
-def _first_tokens(calls: Sequence[Call]) -> tuple[float, float]:
-    """Means over calls: uncached prompt tokens, and seconds before the first token."""
-    n = max(1, len(calls))
-    prompts = sum(call.prompt_tokens - call.cached_tokens for call in calls)
-    return prompts / n, sum(call.first_token - call.started for call in calls) / n
+def _valued(estimate: Estimate) -> dict[str, float]:
+    return {**bounded("value", estimate), "n": estimate.n}
+
+
+def _clock_columns(base: Sequence[Attempt], other: Sequence[Attempt], inside: Sequence[bool]) -> Any:
+    """Seconds of both, then sequential tokens of both, [problems, 4], of the problems inside."""
+    statistics.check_same_problems([a.problem for a in base], [a.problem for a in other])
+    rows = [
+        (a.wall_seconds, b.wall_seconds, accounting.sequential_tokens(a), accounting.sequential_tokens(b))
+        for a, b, kept in zip(base, other, inside, strict=True)
+        if kept
+    ]
+    return np.array(rows, dtype=float).reshape(-1, 4)
+
+
+def switched(runs: Runs, base: str) -> pd.DataFrame:
+    """What another setting does, run by run, against the run `base` on the same problems.
+
+    Columns: method, n, `times` (summed seconds of `base` over the run's, above 1 is faster), `points` (accuracy, in
+    percentage points against `base`), mean sequential, total and cancelled tokens.
+    """
+    rows = []
+    for method, attempts in runs.items():
+        seconds = [[a.wall_seconds for a in run] for run in (attempts, runs[base])]
+        right = [[a.correct for a in run] for run in (runs[base], attempts)]
+        row: dict[str, Any] = {"method": method, "n": len(attempts), **bounded("times", statistics.ratio(*seconds))}
+        row |= bounded("points", statistics.accuracy_difference(*right).scaled(100))
+        for column, count in (
+            ("sequential", accounting.sequential_tokens),
+            ("total", accounting.total_tokens),
+            ("cancelled", accounting.cancelled_tokens),
+        ):
+            row[column] = sum(map(count, attempts)) / len(attempts)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def where_seconds_go(runs: Runs) -> pd.DataFrame:
+    """Mean seconds of a problem by run and part (`latency.Spent`), with the share of the run's wall clock in percent,
+    and `token_seconds`: what a token on the path takes while it is decoded."""
+    rows = []
+    for method, attempts in runs.items():
+        parts = [latency.spent(attempt) for attempt in attempts]
+        wall = sum(attempt.wall_seconds for attempt in attempts)
+        tokens = sum(accounting.sequential_tokens(attempt) for attempt in attempts)
+        for part in ("decoding", "first_tokens", "between"):
+            seconds = sum(getattr(one, part) for one in parts)
+            each = seconds / tokens if part == "decoding" else math.nan
+            row = {"method": method, "part": part, "seconds": seconds / len(parts), "share": 100 * seconds / wall}
+            rows.append({**row, "token_seconds": each, "n": len(parts)})
+    return pd.DataFrame(rows)
+
+
+def cache(found: Sequence[Sequence[latency.Hit]]) -> pd.DataFrame:
+    """By kind of call, and in all: calls, mean tokens of a prompt, shares that could be cached and that were, percent.
+
+    `of_cacheable` is what was cached of what could be, with bounds over attempts; `found` is by attempt.
+    """
+    rows = []
+    for kind in ("first", "executor", "join", "all"):
+        chosen = [[hit for hit in hits if kind in (hit.kind, "all")] for hits in found]
+        flat = [hit for hits in chosen for hit in hits]
+        sums = [(sum(h.cacheable for h in hits), sum(min(h.cached, h.cacheable) for h in hits)) for hits in chosen]
+        prompt = sum(hit.prompt for hit in flat)
+        if prompt:
+            could = sum(a for a, _ in sums)
+            of = statistics.ratio(*zip(*sums, strict=True)).scaled(100) if could else statistics.NONE
+            row = {"kind": kind, "calls": len(flat), "prompt": prompt / len(flat), "cacheable": 100 * could / prompt}
+            share = 100 * sum(hit.cached for hit in flat) / prompt
+            rows.append({**row, "cached": share, **bounded("of_cacheable", of)})
+    return pd.DataFrame(rows)
+
+
+def loaded(records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> pd.DataFrame:
+    """Records of `clock.Bench.under_load`: method, at_once, n, accuracy, problems and tokens a second."""
+    rows = [
+        {
+            "method": names[record["run"]],
+            **{key: record[key] for key in ("at_once", "n")},
+            **bounded("accuracy", statistics.proportion(_outcomes(record)).scaled(100)),
+            "problems_per_second": record["at_once"] / record["seconds"],
+            "tokens_per_second": record["at_once"] / record["seconds"] * record["tokens"] / record["n"],
+        }
+        for record in records
+    ]
+    return pd.DataFrame(rows)
+
+
+def _outcomes(record: Mapping[str, Any]) -> list[bool]:
+    return [True] * record["correct"] + [False] * (record["n"] - record["correct"])
+
+
+def pays_until(frame: pd.DataFrame, base: str = "rft", other: str = "sprint") -> float:
+    """The load at which `other` no longer solves more problems a second than `base`, between the levels of `loaded`
+    on a line in the logarithm of the load; infinite if it always does, 0 if it never does."""
+    rates = frame.pivot(index="at_once", columns="method", values="problems_per_second").sort_index()
+    gain = [math.log(a / b) for a, b in zip(rates[other], rates[base], strict=True)]
+    levels = [float(level) for level in rates.index]
+    if gain[0] <= 0:
+        return 0.0
+    for (x, a), (y, b) in pairwise(zip(levels, gain, strict=True)):
+        if b <= 0:
+            return float(x * (y / x) ** (a / (a - b)))
+    return math.inf
 
 
 # --- properties (Table 1) ---------------------------------------------------------------
@@ -596,11 +713,14 @@ def _shape(calls: Sequence[Call]) -> tuple[int, ...]:
 
 
 def _depths(calls: Sequence[Call]) -> dict[str, int]:
-    """Longest chain of calls before each one; a further try stands where the first one stood."""
+    """Longest chain of calls before each one. A further try stands where the first one stood, and a call that began
+    while another of its role was under way, having seen some of it, stands beside that one."""
     place = {call.id: (call.role, call.stage, call.index) for call in calls}
     depth: dict[str, int] = {}
     for call in in_order(calls):
-        before = (depth[wait.call] + (place[wait.call] != place[call.id]) for wait in call.waits)
+        beside = {wait.call for wait in call.waits if wait.tokens is not None and place[wait.call][0] == call.role}
+        beside |= {wait.call for wait in call.waits if place[wait.call] == place[call.id]}
+        before = (depth[wait.call] + (wait.call not in beside) for wait in call.waits)
         depth[call.id] = max(before, default=0)
     return depth
 
@@ -680,12 +800,7 @@ def coloured(pieces: Sequence[tuple[str, int | None, str]]) -> Any:
 
 def coloured_steps(annotated: Annotated) -> Any:
     """A trace with a colour a step; the pointer shows which part of the step a line is."""
-    owner = {
-        line: (number, part)
-        for number, step in enumerate(annotated.steps, 1)
-        for part in ("plan", "execution", "comment")
-        for line in getattr(step, part)
-    }
+    owner = _owners(annotated.steps)
     lines = enumerate(annotated.lines, 1)
     return coloured([(text, owner[k][0], "step {} · {}".format(*owner[k])) for k, text in lines])
 

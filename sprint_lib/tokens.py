@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sprint_lib import models
 from sprint_lib.accounting import Count
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ REASONING_TAGS = ("<think>", "</think>")
 _STAGE_TAG = re.compile(r"</?\w+_\d+[.>]?")  # one token where it is known, and so where only its number is too high
 VOCABULARY = "SPRINT_QWEN_TIKTOKEN"  # names a file with Qwen2.5's vocabulary
 
-_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _QWEN = re.compile(r"Qwen/Qwen2\.5-(?:Math-|Coder-)?\d[\w.-]*")  # names of models that have this one tokenizer
 _QWEN_SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
 _QWEN_BYTES = 2_561_218
@@ -95,7 +95,7 @@ def is_qwen(name: str | Path) -> bool:
 
 def on_hub(name: str | Path) -> bool:
     """Whether this is a name on the hub, with its owner."""
-    return _ON_HUB.fullmatch(str(name)) is not None
+    return models.ON_HUB.fullmatch(str(name)) is not None
 
 
 def _from_file(path: Path) -> Count:

@@ -1,4 +1,4 @@
-"""Numbers as people read them, what to say of a word that is not known, and which reasons count as one."""
+"""Numbers as people read them, what to say of a word or number that cannot be, and which reasons count as one."""
 
 from __future__ import annotations
 
@@ -47,3 +47,10 @@ def kind_of(said: str) -> str:
     text = _PLACE.sub("", _QUOTED.sub("…", " ".join(said[:1_000].split()))) or said
     first = re.split(r"[,;:](?: |$)", text)[0]
     return _NUMBERS.sub(lambda number: number[0] if re.fullmatch(r"\d+\.\d+", number[0]) else "…", first)[:100]
+
+
+def at_least(settings: object, where: str, **least: float) -> None:
+    """Raises ValueError with place, name and value if a field of `settings` is below its least value."""
+    for name, bound in least.items():
+        if getattr(settings, name) < bound:
+            raise ValueError(f"{where}: {name} is {getattr(settings, name)}; it must be at least {bound}")

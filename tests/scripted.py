@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sprint_lib.engines import Completion, EngineError, OnText, Request
+from sprint_lib.engines.team import Team, TeamRequest, TeamResult
 
 _TOKEN = re.compile(r"</?\w+[\d.]*>|\n| *[^\s<]+| +|<")
 
@@ -42,6 +43,7 @@ class ScriptedEngine:
 
     def __init__(self, replies: Script | Callable[[Request], str], chunk: int = 1) -> None:
         self.replies, self.chunk = replies, chunk
+        self.context = 10_000  # positions that a team has
         self.requests: list[tuple[str, Request]] = []
         self.cancelled: list[str] = []
         self.log: list[str] = []  # "+e1.1" started, "-e1.1" ended
@@ -77,6 +79,31 @@ class ScriptedEngine:
         return Completion(
             writer.text, prompt_tokens, 0, writer.tokens, writer.finish or "stop", started, started, ended
         )
+
+    async def workers(self, request: TeamRequest) -> TeamResult:
+        """A team whose workers write the replies `w1`, `w2` and so on, else that of the prompt's call."""
+        asked = Request(request.prompt, request.max_tokens, request.temperature, seed=request.seeds[0])
+        call = who(request.prompt)
+        self.requests.append((call, asked))
+        texts = (request.prompt, request.heading, request.divider)
+        prompt, heading, divider = map(self.count_tokens, texts)
+        team = Team(request, self.count_tokens, (prompt, heading, divider), self.context)
+        tokens = []
+        for number in range(1, len(request.seeds) + 1):
+            scripted = not callable(self.replies) and f"w{number}" in self.replies
+            parts = self._reply(f"w{number}" if scripted else call, asked)
+            tokens.append([t for part in parts for t in (_TOKEN.findall(part) if isinstance(part, str) else [part])])
+        while not team.over:
+            await asyncio.sleep(0)
+            team.turn(lambda worker: None)
+            for worker in team.writing:
+                token = tokens[worker.index].pop(0) if tokens[worker.index] else ""
+                if isinstance(token, Exception):
+                    raise token
+                assert isinstance(token, str)
+                team.write(worker, token, last=not tokens[worker.index])
+            team.settle()
+        return team.result()
 
     def _reply(self, call: str, request: Request) -> tuple[str | Until | Exception, ...]:
         if callable(self.replies):

@@ -5,26 +5,30 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
-from sprint_lib import models
-from sprint_lib.tasks import countdown
-from sprint_lib.training.base import (
-    BaseConfig,
-    _positions,
-    _update,
-    build_model,
-    build_tokenizer,
-    draw_example,
-    train_base,
+from sprint_lib import cli, models
+from sprint_lib.tasks import countdown, longhand
+from sprint_lib.training.base import BaseConfig, _positions, _update, build_model, build_tokenizer, train_base
+from sprint_lib.training.languages import (
+    LANGUAGES,
+    CountdownBase,
+    LonghandBase,
+    LonghandMany,
+    LonghandSums,
+    LonghandWhole,
+    get_language,
 )
 
-TINY = BaseConfig(
+TINY = CountdownBase(
     hidden=32,
     layers=1,
     heads=2,
@@ -37,17 +41,23 @@ TINY = BaseConfig(
 )
 
 
+SHIPPED = {
+    "countdown-base": [CountdownBase],
+    "longhand-base": [LonghandMany, LonghandWhole, LonghandSums, LonghandBase],
+}
+
+
 class Cut(Exception):
     """What ends a run at a moment of the test's choice."""
 
 
 def test_examples_are_of_the_train_split_in_the_shares_asked_for() -> None:
     rng = random.Random(0)
-    config = BaseConfig(shares=(0.5, 0.3, 0.2), fixed_tries=0.5, narrow=0.5, few_hits=(1.0, 1.0))
+    config = CountdownBase(shares=(0.5, 0.3, 0.2), fixed_tries=0.5, narrow=0.5, few_hits=(1.0, 1.0))
     counts: Counter[int] = Counter()
     tries_of: Counter[int] = Counter()
     for _ in range(400):
-        question, trace = draw_example(rng, config)
+        question, trace = config.draw(rng)
         numbers = [int(word) for word in question.splitlines()[0].split()[1:]]
         target = int(question.splitlines()[1].split()[1])
         tries: Any = next((tuple(map(int, line.split()[1:])) for line in question.splitlines()[2:]), ())
@@ -111,6 +121,130 @@ def test_a_cut_run_goes_on_and_learns(tmp_path: Path) -> None:
     assert train_base(tmp_path, replace(TINY, threads=2), cut) == summary  # finished: not repeated
 
 
-def test_the_shipped_model_was_trained_by_this_recipe() -> None:
-    shipped = json.loads((models.path("countdown-base") / "training.json").read_text())
-    assert shipped["config"] == json.loads(json.dumps(asdict(BaseConfig())))
+@pytest.mark.parametrize(("name", "legs"), SHIPPED.items())
+def test_the_shipped_models_were_trained_by_these_recipes_and_their_cards_say_so(
+    name: str, legs: Sequence[type[BaseConfig]]
+) -> None:
+    folder = models.path(name)
+    shipped = leg = json.loads((folder / "training.json").read_text())
+    card = (folder / "README.md").read_text()
+    for recipe in legs:
+        ours = json.loads(json.dumps(asdict(recipe())))
+        assert {**leg["config"], "threads": 0} == {**ours, "threads": 0}
+        assert f"{leg['tokens']:,} in {leg['steps']:,} steps" in card
+        leg = leg.get("start")
+    assert leg is None
+    assert f"{shipped['parameters'] / 1e6:.1f} million parameters" in card
+    tokenizer = build_tokenizer(legs[0].WORDS)
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("task", LANGUAGES)
+def test_a_tokenizer_knows_every_word_of_its_language_and_of_the_format(task: str) -> None:
+    config = LANGUAGES[task]()
+    tokenizer = build_tokenizer(config.WORDS)
+    tags = "<Plan_1>\n<prompt_12.24></prompt_12.24>\n</Plan_1>\n<Execution_12>\n<execution_1.1>\n</execution_1.1>\n"
+    rng = random.Random(3)
+    for question, trace in (config.draw(rng) for _ in range(30)):
+        text = question + tags + trace + "<Final_answer>\n</Final_answer>\n"
+        ids = tokenizer.encode(text)
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == text
+
+
+def test_countdown_weighs_chains_and_the_verdicts_before_them() -> None:
+    config = CountdownBase()
+    tokenizer = build_tokenizer()
+
+    def weighed(numbers: list[int], target: int, tries: Any = ()) -> list[tuple[str, float]]:
+        state = tuple(sorted(numbers))
+        question = countdown.question(state, target, tries)
+        words = tokenizer.convert_ids_to_tokens(
+            tokenizer.encode(question + countdown.search_trace(state, target, tries))
+        )
+        start = len(tokenizer.encode(question))
+        assert config.weigh(words, start)[:start] == [0.0] * start
+        return list(zip(words, config.weigh(words, start), strict=True))[start:]
+
+    near = weighed([3, 4], 12)
+    assert [weight for word, weight in near if word == " yes\n"] == [config.hit_weight]
+    assert [weight for word, weight in near if word in ("Solved", "Answer")] == [config.chain_weight] * 2
+    assert near[0] == ("Left", 1.0)
+    far = dict(weighed([2, 3, 4], 24, (3,)))
+    assert far["Answer"] == config.answer_weight
+
+
+def test_longhand_examples_are_of_the_train_split_with_any_labels() -> None:
+    rng = random.Random(0)
+    config = LonghandBase()
+    firsts: Counter[str] = Counter()
+    for _ in range(200):
+        question, trace = config.draw(rng)
+        lines = question.splitlines()[1:]
+        labels = "".join(line[0] for line in lines)
+        factors = [[sum(map(int, places.split())) for places in line[1:].split("*")] for line in lines]
+        terms = [(a, b) for a, b in factors]
+        assert {longhand.split_of(term) for term in terms} == {"train"}
+        assert trace == longhand.trace(terms, labels)
+        assert labels == "".join(sorted(labels))
+        firsts[labels[0]] += 1
+    assert len(firsts) >= 6
+
+
+def test_given_results_are_added_as_in_whole_problems() -> None:
+    rng = random.Random(0)
+    config = LonghandSums(sums=1.0)
+    for question, trace in (config.draw(rng) for _ in range(50)):
+        assert {line.split()[0] for line in question.splitlines()} == {"Result"}
+        labels = [line.split()[1] for line in question.splitlines()]
+        results = {line.split()[1]: sum(map(int, line.split()[2:])) for line in question.splitlines()}
+        assert [line.split()[1] for line in trace.splitlines() if line.startswith("Add")] == labels
+        assert trace.endswith(f"Answer: {sum(results.values())}\n")
+    assert LonghandSums(sums=0.0).draw(random.Random(1))[0].startswith(longhand.HEADER)
+
+
+def test_a_model_goes_on_from_a_finished_one(tmp_path: Path) -> None:
+    tiny = replace(TINY, tokens=1_000)
+    first = train_base(tmp_path / "first", tiny)
+    second = train_base(tmp_path / "second", replace(tiny, lr=0.0, embedding_lr=0.0), start=tmp_path / "first")
+    assert second["start"] == first
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("first", "second")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_longhand_weighs_what_looks_far_back() -> None:
+    config = LonghandBase()
+    words = [
+        "A",
+        " 2",
+        "\n",
+        "Work ",
+        "A",
+        "\n",
+        " 2",
+        " =",
+        "\n",
+        "Result ",
+        "A",
+        "\n",
+        "Sum",
+        "\n",
+        "Add ",
+        "A",
+        "\n",
+    ]
+    head, total = config.head_weight, config.sum_weight
+    assert config.weigh(words, 3) == [0.0] * 3 + [head] * 3 + [1.0] * 3 + [head] * 3 + [total] * 5
+
+
+def test_unknown_language_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown language 'longhnd' \(did you mean 'longhand'\?\)"):
+        get_language("longhnd")
+
+
+def test_the_command_refuses_what_it_cannot_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert cli.main(["train", "base", "--task", "longhnd", "--out", out]) == 2
+    assert "did you mean 'longhand'?" in capsys.readouterr().err
+    assert cli.main(["train", "base", "--task", "longhand-sums", "--start", str(tmp_path), "--out", out]) == 2
+    assert f"{tmp_path}: no finished base model here" in capsys.readouterr().err

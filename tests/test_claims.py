@@ -379,6 +379,44 @@ def test_estimates_from_a_run_by_hand() -> None:
         claims.countdown_estimates(rft, control[:-1], sprint)
 
 
+def test_the_papers_own_models_are_held_against_what_ran_of_them() -> None:
+    problems = [f"p{k}" for k in range(40)]
+    lengths = dict(zip(problems, range(250, 10250, 250), strict=True))
+    levels = {p: 1.0 + k % 5 for k, p in enumerate(problems)}
+    runs = {
+        "base": [attempt(p, planner=9, executors=[], correct=k < 30) for k, p in enumerate(problems)],
+        "rft": [attempt(p, planner=lengths[p], executors=[], correct=k < 20) for k, p in enumerate(problems)],
+        "rft-control": [attempt(p, planner=lengths[p], executors=[], correct=True) for p in problems],
+        "sprint": [
+            attempt(p, planner=100, executors=[50, 40], correct=k < 22, stages=1 + (levels[p] == 5))
+            for k, p in enumerate(problems)
+        ],
+    }
+    assert claims.task_estimates("math500", runs, [], levels) == {}
+    settings = ["7b/math500", "rivals/math500"]
+    found = claims.task_estimates("math500", runs, settings, levels)
+    value = {id_: estimate.value for id_, estimate in found.items()}
+    assert value["table2.math500.rft.accuracy"] == 50
+    assert value["table2.math500.accuracy_difference"] == pytest.approx(5)
+    assert value["figure4.math500.base_r1_distill_7b.accuracy"] == 75
+    assert value["table2.math500.rft.sequential_tokens"] == value["table2.math500.rft.total_tokens"] == 5125
+    path, total = 100 * 1.2, 190 * 1.2  # half a plan and the longer execution, twice for a fifth of the problems
+    assert value["table2.math500.sprint.sequential_tokens"] == pytest.approx(path)
+    assert value["table2.math500.total_over_sequential"] == pytest.approx(1.9)
+    assert value["table2.math500.sequential_reduction"] == pytest.approx(100 * (1 - path / 5125))
+    assert value["table2.math500.total_increase"] == pytest.approx(100 * (total / 5125 - 1))
+    assert value["figure4.math500.saved_sequential_tokens_vs_rft"] == pytest.approx(5125 - path)
+    assert value["figure5.math500.stages_by_level"] == 1
+    assert found["figure6.math500.rft_over_8000_tokens"].n == 8
+    assert found["figure6.math500.short_problems_controlled"].n == 3
+    claims_table(found, ["7b/math500", "rivals/math500"])
+    short = claims.task_estimates("math500", {m: run[10:20] for m, run in runs.items()}, settings, {})
+    assert not [id_ for id_ in short if id_.startswith(("figure5", "figure6"))]  # no such problems
+    other = claims.task_estimates("gpqa", runs, ["7b/gpqa_diamond"], {})
+    assert other["figure6.gpqa_diamond.long"].n == 10
+    assert {CLAIM.setting for CLAIM in CLAIMS if CLAIM.id in other} == {"7b/gpqa_diamond"}
+
+
 def test_stages_by_difficulty_sees_a_real_trend() -> None:
     from sprint_lib.tasks.countdown import first_moves_tried, numbers_of
 
@@ -401,15 +439,20 @@ def test_papers_numbers_for_figures() -> None:
     assert {row["method"]: row for row in claims.table2("math500")}["sprint"]["total"] == 3622
     assert claims.figure6("countdown") == {"all": 53.5, "long": 65.0}
     assert claims.runtime("math500") == {"sprint": 36.92, "rft": 40.57}
+    assert claims.apr("figure7")["apr_cond10.tokens"] == {"supervised": 19895, "grpo": 22265}
+    assert claims.apr("figure4a")["apr_at_20k_tokens"] == {"": 80.1}
+    assert list(claims.apr("figure6")["sos_plus_accuracy"].values()) == [45.1, 51.0, 56.7, 56.9, 57.3]
     with pytest.raises(KeyError, match="there are: math500, countdown"):
         claims.table2("aime")
 
 
 def test_what_no_run_could_contradict_is_marked() -> None:
     built = {claim.id for claim in CLAIMS if claim.basis == claims.BUILT}
-    rft = {f"table1.reasoning_models.{key}" for key in ("parallel", "adaptive", "optimised", "multi_step")}
-    assert built == {*rft, "table1.sprint.optimised", "curation.min_steps_per_stage", "curation.max_stages"}
-    assert all(BY_ID[id_].setting == claims.COUNTDOWN for id_ in built)
+    keys, fixed = ("parallel", "adaptive", "optimised", "multi_step"), ("reasoning_models", "repeated_sampling")
+    table1 = {f"table1.{system}.{key}" for system in fixed for key in keys}
+    table1 |= {f"table1.{system}.optimised" for system in claims.properties()}
+    assert built == {*table1, "curation.min_steps_per_stage", "curation.max_stages"}
+    assert all(BY_ID[id_].setting in (claims.COUNTDOWN, "rivals") for id_ in built)
     rows = claims_table({"curation.max_stages": certain(12, 9), "figure6.countdown.all": interval(50, 60)})
     found = {row["id"]: row for row in rows}
     assert list(rows[0])[12:] == ["basis", "of", "under", "figure", "views", "holds"]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reasoning_gym.games.countdown import CountdownConfig, CountdownDataset
 
-from sprint_lib.tasks import Problem, check_unique, countdown, get_task
+from sprint_lib.tasks import Problem, check_unique, countdown, get_task, verifier
 from sprint_lib.tasks.countdown import (
     MAX_NUMBER,
     MAX_VALUE,
@@ -456,3 +456,32 @@ def test_where_we_are_stricter_than_reasoning_gym(gym: CountdownDataset) -> None
     ):
         assert gym.score_answer(answer, {"metadata": {"numbers": numbers, "target": target}}) == 1.0
         assert not verify(answer, numbers, target).correct
+
+
+# --- executions that solve a problem ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "solved"),
+    [
+        ("Try 2 + 6\n = 8\nSolved 2 + 6 = 8 ; 8 - 7 = 1 ; 1 * 10 = 10\n", True),
+        ("Solved 2 + 6 = 8 ; 8 - 7 = 1 ; 1 * 10 = 11\n", False),  # a wrong sum
+        ("Solved 2 + 7 = 9 ; 9 + 10 = 19\n", False),  # not all numbers
+        ("Left 7 8 10 -> 10\n 10 + 0 -> 10 yes\n", False),  # says so, and has no chain
+        ("not Solved 2 + 6 = 8 ; 8 - 7 = 1 ; 1 * 10 = 10\n", False),
+        ("Solved \nSolved 2 + 6 = 8 ; 8 - 7 = 1 ; 1 * 10 = 10", True),
+        ("", False),
+        ("Solved " + "(" * 10_000, False),
+    ],
+)
+def test_an_execution_solves_a_problem_by_a_chain_that_holds(text: str, solved: bool) -> None:
+    posed = countdown.problem((2, 6, 7, 10), 10)
+    assert Countdown().solved(posed, text) is solved
+    check = verifier(Countdown(), posed)
+    assert check is not None
+    assert check(text) is solved
+
+
+def test_a_task_that_cannot_tell_has_no_verifier() -> None:
+    task = get_task("math500")
+    assert verifier(task, Problem("a", "?", "1")) is None

@@ -198,8 +198,8 @@ def test_what_is_shown_does_not_depend_on_the_pieces(
             reader.feed(text[at : at + size])
             at += size
         reader.end()
-    ends = [whole.find(each) for each in stop if each in whole]
-    assert "".join(shown) == whole[: min(ends, default=None)].rstrip()
+    ends = [(whole.find(each) + len(each), whole.find(each)) for each in stop if each in whole]  # completed first
+    assert "".join(shown) == whole[: min(ends)[1] if ends else None].rstrip()
 
 
 def test_a_stop_string_ends_the_answer_and_the_call() -> None:
@@ -589,6 +589,7 @@ def test_an_engine_without_a_tokenizer() -> None:
         ({"name": "x", "engine": ["y"]}, "engine is ['y']"),
         ({"name": "x", "settings": {"seed": 1}}, "settings: unknown key 'seed'"),
         ({"name": "x", "settings": {"max_stages": 0}}, "max_stages is 0"),
+        ({"name": "x", "settings": {"sync": "first_success"}}, "a served question has none"),
         ({"name": "x", "sequential": {"settings": {"max_tokens": "y"}}}, "must be of type int"),
         ({"name": "x", "limits": {"concurrency": 0}}, "limit concurrency is 0"),
         ({"name": "x", "limits": {"body": 1.5}}, "limit body is 1.5"),

@@ -221,7 +221,7 @@ def test_stop_strings_end_at_their_first_token(folder: Path) -> None:
     assert len(stops) > 10
     for pair, completion in zip(stops, done, strict=True):
         first = next(n for n, text in enumerate(texts, 1) if any(stop in text for stop in pair))
-        cut = min(at for stop in pair if (at := texts[first - 1].find(stop)) >= 0)
+        _, cut = min((at + len(stop), at) for stop in pair if (at := texts[first - 1].find(stop)) >= 0)
         assert (completion.finish, completion.completion_tokens) == ("stop", first)
         assert completion.text == texts[first - 1][:cut]
 

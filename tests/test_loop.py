@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from scripted import Script, ScriptedEngine, Until
 
-from sprint_lib.accounting import sequential_tokens, serial_tokens, total_tokens
+from sprint_lib.accounting import cancelled_tokens, sequential_tokens, serial_tokens, total_tokens
 from sprint_lib.calls import STATUSES, Call, Wait, in_order
 from sprint_lib.engines import Completion, EngineError, Request
 from sprint_lib.loop import (
@@ -403,3 +403,96 @@ def test_the_loop_costs_little_beside_any_engine() -> None:
     calls = sum(len(solve(engine).calls) for _ in range(10))
     assert calls == 220
     assert (time.thread_time() - began) / calls < 0.005
+
+
+# --- first success ----------------------------------------------------------------------
+
+THREE = "<Plan_1>\n<prompt_1.1> a</prompt_1.1>\n<prompt_1.2> b</prompt_1.2>\n<prompt_1.3> c</prompt_1.3>\n</Plan_1>\n"
+RACE: Script = {
+    "p1": THREE,  # 5, 9 and 13 tokens to the end of the prompts, 15 in all
+    "e1.1": "no\n</execution_1.1>",  # 3
+    "e1.2": ("one two three four", Until("p2"), " five\n</execution_1.2>"),  # waits for ever, if it is not cancelled
+    "e1.3": "found " * 8 + "it\n</execution_1.3>",
+    "p2": FINAL,  # 10
+}
+
+
+def race(**settings: object) -> tuple[ScriptedEngine, LoopResult]:
+    engine = ScriptedEngine(RACE)
+    first = LoopSettings(sync="first_success", **settings)  # type: ignore[arg-type]
+    result = asyncio.run(run_loop(engine, QUESTION, first, solved=lambda text: "found" in text))
+    in_order(result.calls)
+    return engine, result
+
+
+def test_first_success_cancels_the_others_and_counts_what_they_wrote() -> None:
+    engine, result = race()
+    calls = by_id(result)
+    assert engine.cancelled == ["e1.2"]
+    assert [(id_, call.finish) for id_, call in calls.items()] == [
+        *[("P1", "stop"), ("P1/E1", "stop"), ("P1/E2", "cancelled"), ("P1/E3", "stop"), ("P2", "stop")]
+    ]
+    assert calls["P1/E2"].completion == "one two three four"
+    assert [call.completion_tokens for call in calls.values()] == [15, 3, 4, 11, 10]
+    assert calls["P2"].waits == (Wait("P1"), Wait("P1/E1"), Wait("P1/E3"))
+    assert total_tokens(result.calls) == 15 + 3 + 4 + 11 + 10
+    assert cancelled_tokens(result.calls) == 4
+    assert sequential_tokens(result.calls) == (13 + 11) + 10  # to the end of prompt 3, its execution, the answer
+    assert serial_tokens(result.calls) == (15 + 11) + 10
+
+
+def test_the_next_planner_sees_the_whole_plan_and_what_had_ended() -> None:
+    engine, result = race()
+    assert [e.index for e in result.trajectory.stages[0].executions] == [1, 3]
+    shown = engine.asked("p2")[0].prompt
+    assert shown == planner_context(QUESTION, result.trajectory.stages)
+    assert "<prompt_1.2> b</prompt_1.2>" in shown
+    assert "<execution_1.2>" not in shown
+    assert result.status == "ok"
+    assert parse(result.trajectory.render()).stages == result.trajectory.stages
+
+
+def test_a_long_cancelled_call_is_on_no_path() -> None:
+    """It may have written more tokens than the answer's path has, on an engine that runs it faster."""
+    calls = (
+        Call("P1", "planner", 1, completion_tokens=5),
+        Call("P1/E1", "executor", 1, 1, (Wait("P1"),), completion_tokens=900, finish="cancelled"),
+        Call("P1/E2", "executor", 1, 2, (Wait("P1"),), completion_tokens=7),
+        Call("P2", "planner", 2, 0, (Wait("P1"), Wait("P1/E2")), completion_tokens=3),
+    )
+    assert sequential_tokens(calls) == 15
+
+
+def test_without_a_success_all_are_waited_for() -> None:
+    engine = ScriptedEngine(SIMPLE)
+    settings = LoopSettings(sync="first_success")
+    result = asyncio.run(run_loop(engine, QUESTION, settings, solved=lambda text: False))
+    assert engine.cancelled == []
+    assert result.trajectory == solve(ScriptedEngine(SIMPLE)).trajectory
+
+
+def test_first_success_is_never_the_default_and_needs_somebody_who_can_tell() -> None:
+    assert LoopSettings().sync == "all"
+    with pytest.raises(ValueError, match="first_success needs a task that verifies executions"):
+        solve(ScriptedEngine(SIMPLE), sync="first_success")
+    with pytest.raises(ValueError, match="no sync 'first'; there are: all, first_success"):
+        LoopSettings(sync="first")
+    engine = ScriptedEngine(SIMPLE)  # `all` asks nobody
+    asyncio.run(run_loop(engine, QUESTION, LoopSettings(), solved=lambda text: True))
+    assert engine.cancelled == []
+
+
+def test_a_cancelled_attempt_keeps_its_calls_as_far_as_they_were_heard() -> None:
+    async def go() -> Recorder:
+        recorder = Recorder(ScriptedEngine({"p1": ("one two", Until("never"))}))
+        request = Request(QUESTION, 99)
+        task = asyncio.create_task(recorder.ask(request, Call("P1", "planner"), lambda new, tokens: None))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return recorder
+
+    (call,) = asyncio.run(go()).calls
+    assert (call.finish, call.completion, call.completion_tokens, call.prompt_tokens) == ("cancelled", "one two", 2, 0)
+    assert call.started <= call.first_token < call.ended

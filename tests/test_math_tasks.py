@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sprint_lib.tasks import NO_ANSWER, Grade, Problem, check_unique, get_task
+from sprint_lib.tasks import NO_ANSWER, Grade, Problem, check_unique, difficulty, get_task, title
+from sprint_lib.tasks.countdown import first_moves_tried, numbers_of
 from sprint_lib.tasks.gpqa import LABELS, SOURCE, Gpqa
 from sprint_lib.tasks.math500 import Math500
 
@@ -57,7 +58,7 @@ def test_math500_loads_the_same_problems_for_the_same_seed(math_file: Path) -> N
     everything = task.load(20, split="test", seed=0)
     check_unique(everything)
     assert {p.id for p in everything} == {row["unique_id"] for row in MATH}
-    assert Problem("test/algebra/3.json", "What is 3 + 3?", "6", {"level": 4, "subject": "Algebra"}) in everything
+    assert Problem("test/algebra/3.json", "What is 3 + 3?\n", "6", {"level": 4, "subject": "Algebra"}) in everything
     with pytest.raises(ValueError, match="math500: 21 problems asked for, there are 20"):
         task.load(21, split="test", seed=0)
     with pytest.raises(ValueError, match="math500: no split 'train'; there is: test"):
@@ -112,6 +113,7 @@ def test_gpqa_shuffles_options_by_seed_and_problem(science_file: Path) -> None:
                 f"Which is the\nnumber {number}?",
                 "",
                 *(f"{label}) {o}" for label, o in zip(LABELS, options, strict=True)),
+                "",
             ]
         )
     again = {p.id: p.answer for p in task.load(12, split="test", seed=2)}
@@ -150,3 +152,18 @@ def test_without_hub_and_file_the_error_says_what_to_get(monkeypatch: pytest.Mon
         Gpqa().load(1, split="test", seed=0)
     with pytest.raises(FileNotFoundError, match=r"HuggingFaceH4/MATH-500: .*; set SPRINT_MATH500 to a file"):
         Math500().load(1, split="test", seed=0)
+
+
+def test_difficulty_is_a_level_where_the_data_have_one(math_file: Path) -> None:
+    task = Math500(math_file)
+    found = task.load(5, split="test", seed=0)
+    assert difficulty(task, found) == ({p.id: float(p.meta["level"]) for p in found}, "level {}")
+    assert difficulty(get_task("gpqa"), []) is None
+    countdown = get_task("countdown")
+    [problem] = countdown.load(1, split="test", seed=0)
+    assert difficulty(countdown, [problem]) == (
+        {problem.id: first_moves_tried(*numbers_of(problem.id))},
+        "{} first moves",
+    )
+    assert set(task.all_questions()) >= {p.question for p in found}
+    assert [title(name) for name in ("countdown", "math500", "gpqa")] == ["Countdown", "MATH-500", "GPQA-diamond"]

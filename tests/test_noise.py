@@ -202,16 +202,16 @@ def test_changes_are_told_from_none_by_their_interval() -> None:
     worse = found.loc[("20 % against 0 %", "accuracy")]
     assert worse["change"] == pytest.approx(100 * (23 - 35) / N)
     assert worse["change_high"] < 0
-    assert worse["verdict"] == "lower"
+    assert worse["verdict"] == "different"
     assert worse["McNemar"].startswith("seed 1: only the first right 12, only the second 0, p = 0.000; seed 2: ")
     same = found.loc[("10 % against 0 %", "accuracy")]
-    assert same["verdict"] == "not told apart"
+    assert same["verdict"] == "underpowered"
     assert same["detectable"] > abs(same["change"])
     assert found.loc[("20 % against 0 %", "sequential"), ["change", "verdict"]].tolist() == [
         pytest.approx(30),
-        "higher",
+        "different",
     ]
-    assert found.loc[("20 % against 0 %", "stages"), "verdict"] == "not told apart"
+    assert found.loc[("20 % against 0 %", "stages"), "verdict"] == "underpowered"
     assert set(found["n"]) == {N}
 
 

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from sprint_lib import models, params
+from sprint_lib import models, params, store
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {
@@ -28,7 +28,16 @@ TOP_LEVEL = {
     *("requirements.lock", "requirements-server.lock", "requirements-server-cuda.lock"),
     *("notebooks", "outputs", "params", "sprint_lib", "tests"),
 }
-SHIPPED_MODELS = ("countdown-base", "countdown-sprint")
+SEARCHERS = ("countdown-apr", "countdown-sos", "countdown-sos-plus")  # by notebook 21
+SHIPPED_MODELS = (
+    *SEARCHERS,
+    "countdown-base",
+    "countdown-pasta",
+    "countdown-sprint",
+    "longhand-base",
+    "longhand-rft",
+    "longhand-sprint",
+)
 PYTHONS = ("3.11.0", "3.11.13", "3.12.0", "3.13.0")
 PLATFORMS = ({"sys_platform": "linux"}, {"sys_platform": "darwin"})
 
@@ -202,7 +211,7 @@ def test_ci_says_what_was_skipped_and_needs_no_model_server(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no network\nnot to be had; the tests that need them are skipped" in done.stdout
     assert not (tmp_path / ".venv-server").exists()  # one in part would be taken for one
-    end = done.stdout[done.stdout.index("all passed") :].splitlines()[1:]
+    end = list(dict.fromkeys(done.stdout[done.stdout.index("all passed") :].splitlines()[1:]))  # of both halves
     assert end[:2] == ["skipped: [2] a: b", "skipped: [1] tests/test_serving.py:297: no server here"]
     assert end[2].startswith("02_b  not run")
     assert len(end) == 3
@@ -223,7 +232,19 @@ def test_shipped_model_is_whole(name: str) -> None:
 def test_the_shipped_sprint_model_was_fine_tuned_by_the_laptop_profile() -> None:
     trained = json.loads((models.path("countdown-sprint") / "training.json").read_text())["config"]
     asked = params.load_yaml(ROOT / "params" / "laptop.yaml")["notebooks"]["05_sft"]
-    assert {key: trained[key] for key in asked} == asked
+    recipe = {**{key: asked[key] for key in ("tokens", "batch_tokens", "lr", "emphasis", "seed")}, **asked["training"]}
+    assert {key: trained[key] for key in recipe} == recipe
+    assert (asked["task"], asked["base"], asked["prompts"]) == ("countdown", "countdown-base", "")
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_the_shipped_models_of_serial_and_spawned_search_were_trained_by_the_laptop_profile(name: str) -> None:
+    trained = json.loads((models.path(name) / "training.json").read_text())
+    asked = params.load_yaml(ROOT / "params" / "laptop.yaml")["notebooks"]["21_apr_training"]
+    recipe = {**{key: asked[key] for key in ("tokens", "batch_tokens", "lr", "emphasis", "seed")}, **asked["training"]}
+    assert {key: trained["config"][key] for key in recipe} == recipe
+    assert asked["tokens"] <= trained["tokens"] < 1.01 * asked["tokens"]
+    assert trained["model"] == store.hash_model(models.path(name))
 
 
 def test_unknown_model_is_refused_with_those_there_are() -> None:

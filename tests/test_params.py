@@ -10,6 +10,8 @@ import repository
 
 from sprint_lib.params import ParamsError, checked_steps, load_profile, read_notebook, select
 
+ROOT = Path(__file__).parents[1]
+
 CELLS = (
     'profile = "laptop"\nproblems = 100\ntemperature = 0.6\nsizes = [1, 2]\n'
     'name: str = "rft"\nshuffle = True\ncap = None',
@@ -137,7 +139,7 @@ def test_notebooks_refused(root: Path, cells: tuple[str, ...], said: str) -> Non
         ({"minutes": {"quick": "long"}}, "'minutes' must give a number"),
         ({"output": []}, "unknown key 'output' (did you mean 'outputs'?)"),
         ({"optional": ["/x"]}, "'optional' must list paths inside"),
-        ({"needs": "relaesed"}, "'needs' is 'relaesed'; known is: released, or leave it out"),
+        ({"needs": "relaesed"}, "'needs' is 'relaesed'; known is: released, server, or leave it out"),
         ({"needs": ["released"]}, "'needs' is ['released']; known is"),
     ],
 )
@@ -210,3 +212,52 @@ def test_opt_in_until_it_is_asked_for(tmp_path: Path) -> None:
     assert found([], "01", ["0"]) == {"00_numbers": False, "01_sums": False, "10_end": True}
     with pytest.raises(ParamsError, match=r"no notebook '10_ende' .did you mean '10_end'"):
         found([], None, ["10_ende"])
+
+
+# --- the committed profiles -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_key_of_a_committed_profile_is_one_that_a_notebook_uses(path: Path) -> None:
+    """Also keys inside of keys: what is handed on as plain data is refused by what takes it."""
+    from sprint_lib.curation.llm import SETTINGS
+    from sprint_lib.evaluation.campaign import other_runs
+    from sprint_lib.methods.sprint import SprintSettings
+    from sprint_lib.serving import check_engine
+    from sprint_lib.training.sft import SftConfig
+
+    for step in checked_steps(ROOT / "notebooks", path):
+        values = step.parameters
+        assert set(values.get("settings", {})) <= set(SETTINGS) if "annotator" in values else True
+        check_engine(values.get("engine", {}))
+        SftConfig.from_json(values.get("training", {}))
+        SprintSettings.from_dict(values.get("loop", {}))
+        other_runs(values.get("others", []), [])
+
+
+def keys(value: object) -> object:
+    """The keys of plain data, however deep; of a list those of its elements."""
+    if isinstance(value, dict):
+        return {key: keys(inner) for key, inner in value.items()}
+    return [keys(inner) for inner in value] if isinstance(value, list) and any(map(keys, value)) else None
+
+
+ENDPOINTS_AND_SIZES = {
+    *("source", "limit", "tokenizer", "base", "base_url", "key_variable", "concurrency", "engine", "example_steps"),
+    *("widths", "width_traces", "batch_tokens", "lr", "training", "others", "problems", "base_problems", "max_tokens"),
+    *("loop", "clock_problems", "load_problems", "buckets", "settings"),
+}
+
+
+def test_the_rehearsal_is_the_paper_profile_with_other_sizes_and_endpoints() -> None:
+    paper, rehearsal = (load_profile(ROOT / "params" / f"{name}.yaml")[1] for name in ("paper", "rehearsal"))
+    assert keys(paper) == keys(rehearsal)
+    for name, values in paper.items():
+        differing = {key for key, value in values.items() if rehearsal[name][key] != value}
+        assert differing <= ENDPOINTS_AND_SIZES, name
+    runs = "06_parallel_inference"  # 05 only looks at one text, for which no server need start here
+    assert paper[runs]["engine"]["kind"] == rehearsal[runs]["engine"]["kind"] == "vllm"
+    words = ("optimizer", "sharding", "gradient_checkpointing", "weight_decay", "eval_share")
+    assert all(paper["05_sft"]["training"][word] == rehearsal["05_sft"]["training"][word] for word in words)
+    claims = "30_paper_against_this_run"
+    assert paper[claims]["settings"] == rehearsal[claims]["settings"]

@@ -144,35 +144,6 @@ def test_trying_again_is_neither_parallel_nor_a_step() -> None:
     assert _shares([attempt]) == {"parallel": (0, 1), "adaptive": (0, 0), "multi_step": (0, 1)}
 
 
-def _planned(prompt: int, cached: int, first_token: float) -> Attempt:
-    call = Call("P1", "planner", 1, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=5, ended=9.0)
-    return Attempt("a", "sprint", "ok", True, "", "", (replace(call, first_token=first_token),))
-
-
-def test_rates_come_from_the_seconds_before_and_after_the_first_token() -> None:
-    # 0.04 s a call and 0.0075 s a prompt token: 8 tokens in 0.1 s, 60 uncached ones in 0.49 s
-    model = tables.measured_rates([linear(tokens=91)], [_planned(90, 30, 0.49)])
-    assert model.overhead == pytest.approx(0.04)
-    assert model.decode_rate == pytest.approx(100)
-    assert model.prefill_rate == pytest.approx(1 / 0.0075)
-    with pytest.raises(ValueError, match="no rates"):
-        tables.measured_rates([], [])
-
-
-@pytest.mark.parametrize("first_token", [0.1, 0.2, 0.49, 0.75])
-def test_a_linear_attempt_is_predicted_as_it_was_measured(first_token: float) -> None:
-    """Nothing of a call may be in two terms of the model; also where reading seems free, or is all there is."""
-    attempts = [linear("a", 91), linear("b", 30), linear("c", 500)]
-    model = tables.measured_rates(attempts, [_planned(90, 30, first_token)])
-    predicted, measured = (sum(f(a) for a in attempts) for f in (model.seconds, lambda a: a.wall_seconds))
-    assert predicted == pytest.approx(measured)
-
-
-def test_a_negative_overhead_is_none() -> None:
-    model = tables.measured_rates([linear(tokens=91)], [_planned(60, 0, 3.0)])
-    assert (model.overhead, model.prefill_rate) == (0, pytest.approx(20))
-
-
 def test_model_text_brings_no_markup_into_a_notebook() -> None:
     assert "<script>" not in tables.coloured([("<script>", 1, '"><script>')]).data
     assert "<script>" not in tables.side_by_side({"<script>": "<script>"}).data
@@ -469,3 +440,36 @@ def test_a_table_brings_no_markup_into_a_notebook() -> None:
     page = tables.show(pd.DataFrame({"convention": ["the text after <think>"]}), caption="a < b").to_html()
     assert "after &lt;think&gt;" in page
     assert "a &lt; b" in page
+
+
+# --- the clock --------------------------------------------------------------------------
+
+
+def test_a_cancelled_call_is_told_apart_from_one_that_was_tried_again() -> None:
+    attempt = staged()
+    calls = tuple(replace(c, finish="cancelled") if c.role == "executor" else c for c in attempt.calls)
+    frame = tables.timeline({"SPRINT": replace(attempt, calls=calls)}, "seconds")
+    assert frame.loc[frame["role"] == "executor", "cancelled"].all()
+    assert not frame.loc[frame["role"] == "planner", "cancelled"].any()
+    said = [text.get_text() for text in plots.timeline(frame, clock="seconds", title="t").legends[0].get_texts()]
+    assert "cancelled" in said
+    assert "thrown away, tried again" not in said
+
+
+def test_bars_of_seconds_end_at_their_sum() -> None:
+    parts = ("decoding", "first_tokens", "between")
+    rows = [
+        {"method": m, "part": part, "seconds": s}
+        for m in ("rft", "sprint")
+        for part, s in zip(parts, (1, 2, 3), strict=True)
+    ]
+    axis = plots.seconds_by_part(pd.DataFrame(rows), title="t").axes[0]
+    assert [bar.get_x() + bar.get_width() for bar in axis.patches] == [1, 3, 6, 1, 3, 6]
+    assert [text.get_text() for text in axis.texts] == ["6 s", "6 s"]
+
+
+def test_panels_by_load_begin_at_nothing() -> None:
+    frame = pd.DataFrame({"panel": "p", "method": "rft", "at_once": [1, 2, 4], "value": [5.0, 6.0, 7.0]})
+    axis = plots.by_load(frame, title="t").axes[0]
+    assert axis.get_ylim() == (0, pytest.approx(7.7))
+    assert list(axis.lines[0].get_xdata()) == [1, 2, 4]

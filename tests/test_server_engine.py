@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
 from tokenizers.trainers import BpeTrainer
 
-from sprint_lib import models, serving
+from sprint_lib import models
 from sprint_lib.calls import Attempt, Call
 from sprint_lib.engines import Completion, EngineError, EngineSpec, Request, contexts, open_engine, server
 from sprint_lib.engines.server import ServerEngine
@@ -219,6 +219,23 @@ def test_with_the_tokenizer_prompts_are_ids_and_fill_the_context() -> None:
     assert fits.prompt_tokens == counted == 8
     assert (over.text, over.finish, over.prompt_tokens) == ("", "length", 16)
     assert len(made.bodies) == 1
+
+
+@pytest.mark.parametrize("role", ["planner", "executor"])
+def test_the_tokens_that_were_read_and_written_are_told_if_they_are_known(role: str) -> None:
+    """Known: the prompt went out as tokens, and one server wrote all and said what."""
+    request = Request("Numbers: 3 4", 50, role=role)
+    read = tuple(Tokenizer.from_file(str(models.path(SHIPPED) / "tokenizer.json")).encode(request.prompt).ids)
+    whole, _ = ask(in_turn([Status(503)], say("3 + 4")), request=request, tokenizer=SHIPPED)
+    assert (whole.prompt_ids, whole.ids) == (read, (0,) * whole.completion_tokens)
+    as_text, _ = ask(always(*say("3 + 4")), request=request)
+    no_ids = event({"choices": [{"text": "3", "finish_reason": "stop"}]})
+    not_told, _ = ask(always(no_ids, usage()), request=request, tokenizer=SHIPPED)
+    several, _ = ask(always(Say("3 "), DROP), always(*say("+ 4")), request=request, tokenizer=SHIPPED)
+    assert several.text == "3 + 4"
+    for done in (as_text, not_told, several):
+        assert done.completion_tokens
+        assert done.prompt_ids == done.ids == ()
 
 
 async def until(so: Callable[[], bool]) -> None:
@@ -669,18 +686,6 @@ class in_thread:
 
 
 # --- with vLLM --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def vllm() -> Iterator[str]:
-    try:
-        serving.environment()
-    except serving.ServingError as error:
-        pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        with serving.serve(models.path(SHIPPED), dtype="float32") as url:
-            yield url
 
 
 def solved(spec: EngineSpec, n: int) -> list[Attempt]:

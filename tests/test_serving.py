@@ -9,6 +9,7 @@ import asyncio
 import importlib.metadata
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -25,6 +26,7 @@ import psutil
 import pytest
 import smollm2
 from openai import BadRequestError, NotFoundError, OpenAI
+from test_thoughts import attempts, check
 
 from sprint_lib import models, serving
 from sprint_lib.chat import Chat, Endpoint, Ledger, Limits, Sampling
@@ -32,7 +34,9 @@ from sprint_lib.cli import main
 from sprint_lib.curation import Packed, Sifted, Trace, curate
 from sprint_lib.curation.llm import ModelAnnotator
 from sprint_lib.engines import Completion, EngineSpec, Request, open_engine
+from sprint_lib.methods import get_method
 from sprint_lib.tasks import countdown as task
+from sprint_lib.tasks.countdown import Countdown
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = "countdown-sprint"
@@ -59,6 +63,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/health" else 404)
         self.end_headers()
+    def do_POST(self):
+        said = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.send_response(500 if os.environ.get("VLLM_FAKE") == "refuses" and "reload_weights" in said else 200)
+        self.end_headers()
+        print(self.path, said, flush=True)
     def log_message(self, *_):
         pass
 '''
@@ -244,6 +253,46 @@ def test_a_server_that_ignores_the_end_is_killed(
     assert gone(started, 1)
 
 
+@pytest.mark.usefixtures("pids")
+def test_a_server_is_told_of_new_weights(tiny_model: Path) -> None:
+    with serving.Server(serving.Settings(SHIPPED, port=0, control=True)) as server:
+        server.reload(tiny_model)
+        weights = {"method": "reload_weights", "kwargs": {"weights_path": str(tiny_model)}}
+        assert server.log.read_text().splitlines()[1:] == [
+            "/pause {}",
+            f"/collective_rpc {json.dumps(weights)}",
+            '/collective_rpc {"method": "repack"}',
+            "/resume {}",
+        ]
+        with pytest.raises(serving.ServingError, match="nowhere: no model here"):
+            server.reload("nowhere")
+
+
+def test_new_weights_that_are_not_taken(
+    pids: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    monkeypatch.setenv("VLLM_FAKE", "refuses")
+    with (
+        serving.Server(serving.Settings(SHIPPED, port=0, control=True)) as server,
+        pytest.raises(serving.ServerDied, match=r"did not take new weights .collective_rpc: HTTP Error 500"),
+    ):
+        server.reload(tiny_model)
+    assert gone(pids(), 1)
+
+
+@pytest.mark.usefixtures("pids")
+def test_only_this_machine_tells_a_server_of_new_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    monkeypatch.delenv("VLLM_SERVER_DEV_MODE", raising=False)
+    for host in ("0.0.0.0", "::", "192.168.1.2"):
+        with pytest.raises(serving.ServingError, match="for this machine only"):
+            serving.Settings(SHIPPED, host=host, control=True)
+    assert "DEV_MODE" not in dry_run(capsys, "--device", "cpu")
+    with pytest.raises(serving.ServingError, match="start it with `control`"):
+        serving.Server(serving.Settings(SHIPPED, port=0)).reload(tiny_model)
+
+
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
@@ -314,17 +363,18 @@ def _small_cache() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_vllm_ends_with_all_its_processes(number: signal.Signals) -> None:
+def test_vllm_ends_with_all_its_processes() -> None:
+    """Told to end, and killed, which is not told to anybody; both servers start side by side."""
     _unless(_lacking_server())
-    with _command(SHIPPED, "--port", "0") as process:
-        assert process.stdout
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
-        started = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-        assert len(started) >= 2  # the HTTP server and the engine
-        process.send_signal(number)
-        process.wait(60)
-    assert gone(started, 40 if number == signal.SIGKILL else 1)
+    with _command(SHIPPED, "--port", "0") as told, _command(SHIPPED, "--port", "0") as killed:
+        for process, number in ((told, signal.SIGINT), (killed, signal.SIGKILL)):
+            assert process.stdout
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            started = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+            assert len(started) >= 2  # the HTTP server and the engine
+            process.send_signal(number)
+            process.wait(60)
+            assert gone(started, 40 if number == signal.SIGKILL else 1)
 
 
 @pytest.mark.slow
@@ -339,28 +389,29 @@ def test_vllm_knows_every_option_of_the_printed_commands() -> None:
     _unless(_lacking_server())
     where = serving.environment()
     parse = (
-        f"import runpy; runpy.run_path({str(serving._LAUNCHER)!r})\n"
+        f"import json, runpy, sys; runpy.run_path({str(serving._LAUNCHER)!r})\n"
         "from vllm.entrypoints.cli import main, serve\n"
-        "serve.ServeSubcommand.cmd = staticmethod(lambda options: print(vars(options)))\n"
-        "main.main()\n"
+        "serve.ServeSubcommand.cmd = staticmethod(lambda options: print('parsed', vars(options)))\n"
+        "for words in json.loads(sys.argv[1]):\n"  # importing vLLM takes longer than all of them
+        "    sys.argv[1:] = words\n"
+        "    main.main()\n"
     )
     asked: Sequence[dict[str, int]] = ({}, {"data_parallel_size": 8}, {"data_parallel_size": 16, "nodes": 2})
-    for more in asked:
-        made = serving.command(serving.Settings(SHIPPED, **more), serving.Environment(where.folder, "cuda"))
-        words = made.arguments[made.arguments.index("serve") :]
-        done = subprocess.run([where.python, "-c", parse, *words], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        size = more.get("data_parallel_size", 1)
-        assert f"'data_parallel_size': {size}," in done.stdout
-        assert f"'data_parallel_backend': '{'ray' if 'nodes' in more else 'mp'}'," in done.stdout
+    where_gpu = serving.Environment(where.folder, "cuda")
+    made = [serving.command(serving.Settings(SHIPPED, **more), where_gpu).arguments for more in asked]
+    words = json.dumps([arguments[arguments.index("serve") :] for arguments in made])
+    done = subprocess.run([where.python, "-c", parse, words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    parsed = [line for line in done.stdout.splitlines() if line.startswith("parsed")]
+    for more, line in zip(asked, parsed, strict=True):
+        assert f"'data_parallel_size': {more.get('data_parallel_size', 1)}," in line
+        assert f"'data_parallel_backend': '{'ray' if 'nodes' in more else 'mp'}'," in line
 
 
-@pytest.fixture(scope="module")
-def countdown() -> Iterator[OpenAI]:
+@pytest.fixture
+def countdown(vllm: str) -> OpenAI:
     """A client of a server with the shipped Countdown model."""
-    _unless(_lacking_server())
-    with serving.serve(SHIPPED, dtype="float32") as url:
-        yield OpenAI(base_url=url, api_key="none", max_retries=0)
+    return OpenAI(base_url=vllm, api_key="none", max_retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -394,6 +445,50 @@ def test_vllm_writes_what_the_engine_in_this_process_writes(countdown: OpenAI) -
         assert answer.usage
         assert answer.usage.prompt_tokens == expected.prompt_tokens
         assert answer.usage.completion_tokens == expected.completion_tokens
+
+
+@pytest.mark.slow
+def test_vllm_takes_new_weights_as_it_runs(vllm_pair: list[serving.Server], tmp_path: Path) -> None:
+    """All weights changed, those that output head and embeddings share included: greedily and token by token what the
+    engine in this process writes, with nothing of the old weights' keys and values, and so again with the old ones."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    server, question = vllm_pair[1], task.problem([3, 4, 5, 7], 24).question + "<Plan_1>\n<prompt_1.1>" * 20
+    asked = Request(question, 24)
+    shutil.copytree(models.path(SHIPPED), tmp_path / "other")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "other", dtype=torch.float32)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 0.3 * weights.std() * torch.randn_like(weights)
+    model.save_pretrained(tmp_path / "other")
+
+    async def write(spec: EngineSpec) -> Completion:
+        engine = open_engine(spec)
+        try:
+            return await engine.complete(asked)
+        finally:
+            await engine.close()
+
+    def here(folder: Path) -> Completion:
+        return asyncio.run(write(EngineSpec(model=str(folder))))
+
+    def there() -> Completion:
+        spec = EngineSpec(kind="server", model=SHIPPED, urls=(server.url,), tokenizer=SHIPPED)
+        return asyncio.run(write(spec))
+
+    assert here(tmp_path / "other").ids != here(models.path(SHIPPED)).ids
+    there()
+    assert there().cached_tokens > 64
+    try:
+        for folder in (tmp_path / "other", models.path(SHIPPED)):
+            server.reload(folder)
+            expected, found = here(folder), there()
+            assert found.cached_tokens == 0
+            assert (found.prompt_ids, found.ids, found.text) == (expected.prompt_ids, expected.ids, expected.text)
+            assert there().cached_tokens > 64
+    finally:
+        server.reload(models.path(SHIPPED))  # others use it, too
 
 
 @pytest.mark.slow
@@ -487,7 +582,7 @@ def test_smollm2_annotates_traces_and_every_one_ends_somewhere(smol: OpenAI, tmp
 
     def annotated() -> tuple[Sifted[Packed], Ledger]:
         endpoint = Endpoint("smollm2", str(smol.base_url))
-        chat = Chat(endpoint, tmp_path, sampling=Sampling(max_tokens=500), limits=Limits(concurrency=2))
+        chat = Chat(endpoint, tmp_path, sampling=Sampling(max_tokens=100), limits=Limits(concurrency=2))
 
         async def run() -> Sifted[Packed]:
             async with chat:
@@ -509,3 +604,22 @@ def test_smollm2_annotates_traces_and_every_one_ends_somewhere(smol: OpenAI, tmp
     again, second = annotated()
     assert again == found
     assert (second.asked.calls, second.cached.calls) == (0, ledger.asked.calls + ledger.cached.calls)
+
+
+@pytest.mark.slow
+def test_smollm2_is_asked_in_english_and_every_attempt_ends(smol: OpenAI) -> None:
+    """The prompted and sampled methods in the dialect of any instruction-tuned model, however weak its answers."""
+    spec = EngineSpec(kind="server", model="smollm2", urls=(str(smol.base_url),), tokenizer=str(smollm2.folder()))
+    common = {"max_tokens": 32, "temperature": 0.6}
+    search = {**common, "breadth": 2, "values": 1, "depth": 2, "proposals": 2}
+    jobs = [
+        ("self_consistency", {**common, "n": 2}),
+        ("skeleton_of_thought", {**common, "points": 3}),
+        ("tree_of_thoughts", search),
+        ("graph_of_thoughts", search),
+    ]
+    for job in jobs:
+        calls = check(attempts(spec, [job], Countdown().load(1, split="test", seed=777)))
+        assert all(call.completion_tokens <= 32 for call in calls)
+        if "dialect" in get_method(job[0]).settings().__dict__:
+            assert max(call.prompt_tokens for call in calls) > 60  # the template and the prompt are there

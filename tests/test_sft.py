@@ -8,10 +8,12 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,7 @@ from sprint_lib.training.sft import (
     encode,
     padded,
     plan_batches,
+    share,
     to_trees,
     train_sft,
     training_key,
@@ -171,6 +174,53 @@ def test_batches_keep_the_budget_and_few_shapes() -> None:
     assert batches != plan_batches(sequences, tokens=20_000, batch_tokens=512, seed=2)
 
 
+def test_batches_of_so_many_rows_for_so_many_epochs() -> None:
+    sequences = [chain(n) for n in (30, 300, 700, 65, 120)]
+    batches = plan_batches(sequences, tokens=1, batch_tokens=1, seed=1, epochs=3, rows=4)
+    assert [len(batch) for batch in batches] == [4, 4, 4, 4]  # 15 sequences and one more
+    uses = [index for batch in batches for index in batch]
+    assert all(sorted(uses[epoch * 5 : epoch * 5 + 5]) == list(range(5)) for epoch in range(3))
+    by_length = plan_batches(sequences * 20, tokens=1, batch_tokens=512, seed=1, epochs=2)
+    assert 200 <= sum(map(len, by_length)) < 200 + 8
+    assert len({(padded(len(sequences[i % 5].tokens)), len(batch)) for batch in by_length for i in batch}) == 4
+
+
+@given(st.lists(st.integers(2, 300), min_size=1, max_size=9), st.integers(1, 4), st.integers(1, 600))
+def test_processes_share_a_batch(lengths: list[int], processes: int, batch_tokens: int) -> None:
+    batch = [chain(length) for length in lengths]
+    shares = [share(batch, process, processes, batch_tokens, pad=0) for process in range(processes)]
+    assert len({len(pieces) for pieces in shares}) == 1  # all take part in each
+    for pieces in shares:
+        for piece in pieces:
+            rows, width = piece["input_ids"].shape
+            assert rows == 1 or rows * width <= batch_tokens
+    trained = [int((piece["weights"] > 0).sum()) for pieces in shares for piece in pieces]
+    assert sum(trained) == sum(tree.trained for tree in batch)  # every row once
+    portions = [float(piece["weights"].sum()) / piece["divisor"] for pieces in shares for piece in pieces]
+    assert sum(portions) / processes == pytest.approx(1)
+
+
+def test_the_mean_gradient_of_the_processes_is_that_of_the_whole_batch(base: Path) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model = build_model(TINY, build_tokenizer()).double()
+    batch = to_trees(samples_of(3), build_tokenizer(), {"Solved": 3.0})
+
+    def gradients(process: int, processes: int, batch_tokens: int) -> list[Any]:
+        model.zero_grad()
+        for piece in share(batch, process, processes, batch_tokens, pad=0):
+            inputs = {key: value for key, value in piece.items() if key not in ("labels", "weights", "divisor")}
+            picked = torch.log_softmax(model(**inputs).logits[:, :-1], -1)
+            picked = picked.gather(-1, piece["input_ids"][:, 1:, None])[..., 0]
+            (-(picked * piece["weights"][:, 1:]).sum() / piece["divisor"]).backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    whole, parts = gradients(0, 1, 10_000), [gradients(process, 4, 1) for process in range(4)]  # one has no row
+    for one, *several in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(torch.stack(several).mean(0), one, rtol=1e-3, atol=1e-5)
+
+
 # --- training -------------------------------------------------------------------------
 
 
@@ -307,6 +357,12 @@ JOB = {"samples": "s.jsonl", "base": "b", "out": "o"}
         ({**JOB, "config": {"tokens": True}}, "config: 'tokens' is True, it must be int"),
         ({**JOB, "config": {"tokens": 0}}, "config: 'tokens' is 0, it must be 1 or more"),
         ({**JOB, "config": {"emphasis": {"Solved": "x"}}}, "it must be words with numbers"),
+        ({**JOB, "config": {"processes": 0}}, "config: 'processes' is 0, it must be 1 or more"),
+        ({**JOB, "config": {"max_length": -1}}, "config: 'max_length' is -1, it must be 0 or more"),
+        ({**JOB, "config": {"eval_share": 1}}, "config: 'eval_share' is 1, it must be 0 or more and less than 1"),
+        ({**JOB, "config": {"optimizer": "sgd"}}, "config: 'optimizer' is 'sgd', it must be one of muon, adamw"),
+        ({**JOB, "config": {"sharding": "fsdp", "optimizer": "adamw"}}, "'sharding' needs 'processes' of 2 or more"),
+        ({**JOB, "config": {"sharding": "fsdp", "processes": 2}}, "'muon' needs whole matrices; .* take 'adamw'"),
     ],
 )
 def test_a_job_is_refused_by_its_key(job: Any, said: str) -> None:
@@ -354,6 +410,110 @@ def test_a_killed_run_resumes_to_the_same_weights(base: Path, tmp_path: Path) ->
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())  # with one thread: to the bit
     untrained = weights_of(base)
     assert any((untrained[name].float() - tensor.float()).abs().max() > 0.01 for name, tensor in expected.items())
+
+
+PAPER = {"optimizer": "adamw", "lr_scheduler": "cosine", "gradient_checkpointing": True, "batch_rows": 3}
+
+
+def test_the_weights_with_the_least_loss_on_what_was_held_out_are_kept(base: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    samples = samples_of(8, width=3)
+    trees = to_trees(samples, build_tokenizer(), {})
+    longest = sorted(len(tree.tokens) for tree in trees)[-2]
+    config = SftConfig(**{**vars(FAST), **PAPER, "lr": 3.0, "epochs": 4.0, "eval_share": 0.3, "eval_steps": 2})
+    config = replace(config, max_length=longest, warmup_share=1.0)  # so that the last steps go astray
+    summary = train_sft(samples, base, tmp_path / "out", config)
+    assert (summary["left_out"], summary["sequences"]) == (1, len(trees) - 1 - int(0.3 * (len(trees) - 1)))
+    assert summary["epochs"] == pytest.approx(4, abs=3 / summary["sequences"])
+    losses = {row["step"]: row["loss"] for row in summary["evaluations"]}
+    assert list(losses) == [*range(2, summary["steps"], 2), summary["steps"]]
+    assert summary["kept_step"] == min(losses, key=lambda step: losses[step]) < summary["steps"]
+
+    _, held_out, _ = sft._sequences(samples, build_tokenizer(), config)
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with torch.no_grad():
+        loss = float(negative_log_likelihood(kept, held_out)) / sum(tree.trained for tree in held_out)
+    assert loss == pytest.approx(losses[summary["kept_step"]], rel=0.02)  # saved in bfloat16
+    assert loss != pytest.approx(losses[summary["steps"]], rel=0.02)
+
+    with pytest.raises(SftError, match="longer than 10"):
+        train_sft(samples, base, tmp_path / "none", replace(config, max_length=10, eval_share=0.0))
+    with pytest.raises(SftError, match=r"an 'eval_share' of 0.01 of \d+ sequences is none"):
+        train_sft(samples, base, tmp_path / "none", replace(config, eval_share=0.01))
+
+
+@pytest.fixture
+def untied(tmp_path: Path) -> Path:
+    """A tiny untrained model that is to Llama what the paper's is: biases in attention, no tied embeddings."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    tokenizer = build_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    kind = {"attention_bias": True, "tie_word_embeddings": False, "max_position_embeddings": 4096}
+    config = LlamaConfig(vocab_size=len(tokenizer), intermediate_size=64, **kind, **sizes, **tokens)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "untied")
+    tokenizer.save_pretrained(tmp_path / "untied")
+    return tmp_path / "untied"
+
+
+def _trainings() -> list[psutil.Process]:
+    """The children of this process that train, not others (a resource tracker of `multiprocessing`, say)."""
+    return [child for child in psutil.Process().children() if "".join(child.cmdline()[-1:]).endswith(".job.json")]
+
+
+@pytest.mark.slow
+def test_sharding_processes_of_which_one_is_killed_give_the_model_of_one(untied: Path, tmp_path: Path) -> None:
+    """FSDP2 between two CPU processes; process 1 dies half way, which ends both, and two new ones go on."""
+    samples = samples_of(8, width=3)
+    paper = {**PAPER, "epochs": 5.0, "eval_share": 0.2, "eval_steps": 2, "log_steps": 1, "lr": 3e-3}
+    one = SftConfig(**{**vars(FAST), **paper})
+    two = replace(one, processes=2, sharding="fsdp")
+    expected = train_sft(samples, untied, tmp_path / "one", one)
+
+    out, points = tmp_path / "two", list[sft.Progress]()
+    with ThreadPoolExecutor(1) as pool:
+        cut = pool.submit(train_sft, samples, untied, out, two, points.append)
+        while not list(out.glob("checkpoints/*/checkpoint-*/complete")):
+            assert not cut.done(), cut.exception()
+            time.sleep(0.005)
+        first, second = sorted(_trainings(), key=lambda child: child.cmdline()[-1])
+        second.kill()
+        with pytest.raises(SftError, match="'process 1' ended with exit status -9"):
+            cut.result(timeout=60)
+    assert not first.is_running()
+    assert not _trainings()
+    assert not (out / "training.json").exists()
+
+    found = train_sft(samples, untied, out, two, points.append)
+    assert 0 < found["resumed_at"] < found["steps"] == points[-1].step
+    assert found == json.loads((out / "training.json").read_text())
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "one").iterdir())
+    same = {"parameters", "sequences", "steps", "kept_step", "tokens", "epochs"}
+    assert {key: found[key] for key in same} == {key: expected[key] for key in same}
+    for name in ("curve", "evaluations"):
+        for row, as_one in zip(found[name], expected[name], strict=True):
+            assert row == pytest.approx(as_one, rel=2e-3)
+    assert (out / "config.json").read_text() == (tmp_path / "one" / "config.json").read_text()
+    whole = weights_of(tmp_path / "one")
+    assert weights_of(out).keys() == whole.keys()
+    for name, tensor in weights_of(out).items():
+        assert tensor.dtype == whole[name].dtype
+        assert float((tensor.float() - whole[name].float()).abs().mean()) < 1e-3, name
+
+
+def test_an_end_token_that_is_also_the_unknown_one_is_only_refused_in_a_text() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.unk_token = tokenizer.eos_token
+    ids, weights = sft.encode(Sample("", "Try 2 + 3\n", "x", "t", ends=True), tokenizer, {})
+    assert ids[-1] == tokenizer.eos_token_id
+    assert len(ids) == len(weights)
+    with pytest.raises(ValueError, match="no token for a part of its text"):
+        sft.encode(Sample("", f"Try 2 + 3{tokenizer.eos_token}\n", "x", "t", ends=True), tokenizer, {})
 
 
 def test_printer_says_little(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         ],
         "answer": "A",
     },
+    "OpenThoughts-math": {
+        "source": "math", "problem": "Q", "solution": "A", "messages": [{"role": "user", "content": "no"}],
+        "system": "", "generated_token_count": 3,
+        "conversations": [
+            {"from": "user", "value": "Return it in a box. Q"},
+            {"from": "assistant", "value": "<think>\nthinking\n</think>\n\nso 2"},
+        ],
+    },
     "s1K": {
         "question": "Q", "solution": "A", "cot_type": "math", "source_type": "x", "metadata": "{}", "cot": None,
         "thinking_trajectories": ["thinking"], "attempt": "so 2",
@@ -266,6 +274,18 @@ def test_a_revision_is_for_the_hub_and_a_limit_is_a_number_of_traces(tmp_path: P
         list(read(lines(tmp_path / "rows.jsonl", [GOOD]), revision="main"))
     with pytest.raises(SourceError, match="limit is 0"):
         read("examples", limit=0)
+
+
+def test_only_rows_with_these_values(tmp_path: Path) -> None:
+    rows = [{**GOOD, "source": name, "level": k} for k, name in enumerate(("math", "olympiads", "math", "math"))]
+    file = lines(tmp_path / "rows.jsonl", rows)
+    assert len(list(read(file, where={"source": "math"}))) == 3
+    assert len(list(read(file, where={"source": "math"}, limit=2))) == 2
+    assert len(list(read(file, where={"source": "math", "level": "3"}))) == 1
+    with pytest.raises(SourceError, match=r"row 1: where: no column 'sourc'; there are: .*source"):
+        list(read(file, where={"sourc": "math"}))
+    with pytest.raises(SourceError, match="released: has no columns"):
+        read("released", where={"source": "math"})
 
 
 # --- grading --------------------------------------------------------------------------

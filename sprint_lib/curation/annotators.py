@@ -15,12 +15,13 @@ from sprint_lib.wording import unknown
 ANNOTATORS: dict[str, str] = {
     "countdown": "sprint_lib.curation.rules:CountdownAnnotator",
     "discourse": "sprint_lib.curation.discourse:DiscourseAnnotator",
+    "longhand": "sprint_lib.curation.rules:LonghandAnnotator",
     "model": "sprint_lib.curation.llm:open_annotator",
 }
 
 
 def get_annotator(name: str, **settings: Any) -> Annotator:
-    """The annotator called `name`: `countdown`, `discourse`, or `model` with the settings of `llm.open_annotator`.
+    """The annotator called `name` (a line in `ANNOTATORS`); `model` takes the settings of `llm.open_annotator`.
 
     Raises:
         ValueError: if there is no such annotator, or it takes no such setting; the message names the nearest.

@@ -29,13 +29,16 @@ from sprint_lib.curation.packing import MIN_RATIO
 from sprint_lib.curation.replies import STEPS_SCHEMA
 from sprint_lib.curation.sources import SourceError, graded, public_name, read
 from sprint_lib.curation.steps import AnnotationError, Annotator
+from sprint_lib.estimate import assumed
 from sprint_lib.params import ParamsError, load_yaml
+from sprint_lib.progress import Every
 from sprint_lib.wording import kind_of, readable, unknown
 
 T = TypeVar("T")
 
-STEPS_TOKENS, NEEDS_TOKENS = 12, 3  # assumed of replies, a line of the trace; the estimate says so
-_EVERY = 5.0  # seconds between two lines on progress, where they do not overwrite each other
+# Assumed of replies, tokens a line of the trace; the estimate says so.
+STEPS_TOKENS, NEEDS_TOKENS = round(assumed("steps_reply")), round(assumed("needs_reply"))
+_EVERY, _LIVE_EVERY = 5.0, 0.2  # seconds between two lines on progress; where they overwrite each other
 
 EXAMPLE = Path(__file__).parent / "example.yaml"  # every key, with what it is for
 
@@ -433,7 +436,7 @@ class _Watch:
         self._show = show
         self._live = sys.stderr.isatty()
         self._started = time.monotonic()
-        self._next = self._started + (0.0 if self._live else _EVERY)
+        self._due = Every(_LIVE_EVERY if self._live else _EVERY)
         self.state: Callable[[], str] = str
 
     def stage(self, name: str, total: int | None) -> Callable[[], None]:
@@ -443,11 +446,9 @@ class _Watch:
         def tell() -> None:
             nonlocal done
             done += 1
-            now = time.monotonic()
-            if self._show and (now >= self._next or done == total):
-                self._next = now + (0.2 if self._live else _EVERY)
+            if self._show and self._due(now=done == total):
                 of = f"/{total:,}" if total is not None else ""
-                parts = (f"{name} {done:,}{of}", self.state(), f"{readable(now - self._started)} s")
+                parts = (f"{name} {done:,}{of}", self.state(), f"{readable(time.monotonic() - self._started)} s")
                 text = " · ".join(part for part in parts if part)
                 sys.stderr.write(f"\r\x1b[K{text}" if self._live else f"{text}\n")
                 sys.stderr.flush()

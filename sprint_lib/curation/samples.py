@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sprint_lib import store
 from sprint_lib.loop import FINAL_OPEN, executor_context, planner_context
+from sprint_lib.methods.pasta import BODY_CLOSE, SYNC, Segment, body_context, main_context, promise_tag
 from sprint_lib.trajectory import Prompt, Stage, Trajectory, render_part, render_plan
 
 FINAL_CLOSE = "</Final_answer>"
@@ -94,6 +96,52 @@ def _executor_samples(question: str, before: tuple[Stage, ...], stage: Stage, tr
             context = executor_context(question, before, stage.number, so_far, part)
             close = f"</execution_{stage.number}.{part.index}>"
             yield Sample(context, bodies[part.index], "executor", trace, close)
+
+
+def pasta_samples(
+    question: str, trajectory: Trajectory, trace: str, count: Callable[[str], int], width: int | None = None
+) -> list[Sample]:
+    """The calls of PASTA-style promises (`methods.pasta`) for a trajectory: a stage's plan with promises in place of
+    prompts, then a sync; each execution the body of its promise; the final answer as the main thread's end.
+
+    `count` gives the tokens of a text, for the estimates. `width` is as in `sprint_samples`, with one thing more: how
+    long the trace's last execution is, that it ended in success tells, and no main thread can know; its estimate is the
+    median of the others'. References by an execution's number stay as they stand, though promises have none.
+    """
+    stages = trajectory.stages
+    tokens = {execution.text: count(execution.text) for stage in stages for execution in stage.executions}
+    if width is not None and len(tokens) > 1:
+        *others, last = tokens
+        tokens[last] = round(statistics.median(tokens[text] for text in others))
+    samples: list[Sample] = []
+    before: list[Segment] = []
+    for stage in stages:
+        segment, so_far = _promised(stage, tokens)
+        hindsight = width is not None and stage is stages[-1] and len(segment.bodies) < width
+        context = main_context(question, before)
+        samples.append(Sample(context, segment.text, "main", trace, "" if hindsight else SYNC))
+        for text, body in zip(so_far, segment.bodies, strict=True):
+            samples.append(Sample(body_context(question, before, text), body, "async", trace, BODY_CLOSE))
+        before.append(segment)
+    if trajectory.final is not None:
+        if width is not None and stages:
+            before[-1], _ = _promised(_shuffled(stages[-1], random.Random(trace)), tokens)
+        samples.append(Sample(main_context(question, before), trajectory.final, "main", trace, ends=True))
+    return samples
+
+
+def _promised(stage: Stage, tokens: Mapping[str, int]) -> tuple[Segment, list[str]]:
+    """A stage as the main thread writes it, and what of it each body sees; without prompts that have no execution."""
+    bodies = {execution.index: execution.text for execution in stage.executions}
+    text, so_far, found = "", [], []
+    for part in stage.plan:
+        if isinstance(part, str):
+            text += part
+        elif part.index in bodies:
+            text += promise_tag(part.text, tokens[bodies[part.index]])
+            so_far.append(text)
+            found.append(bodies[part.index])
+    return Segment(text, tuple(found)), so_far
 
 
 def write_samples(path: Path | str, samples: Iterable[Sample]) -> Path:

@@ -82,6 +82,7 @@ LAYOUTS = (
     Layout("OpenThoughts", "problem", "deepseek_reasoning", "deepseek_solution", "ground_truth_solution"),
     Layout("s1K-1.1", "question", "deepseek_thinking_trajectory", "deepseek_attempt", "solution"),
     Layout("s1K", "question", "thinking_trajectories", "attempt", "solution"),
+    Layout("OpenThoughts-math", "problem", "text", answer="solution"),  # of open-r1; its turns repeat the problem
     Layout("plain", "question", "text", id="id", problem="problem"),
     Layout("plain", "question", "trace", id="id", problem="problem"),
     Layout("LIMO", "question", "solution"),
@@ -96,6 +97,7 @@ def read(
     split: str = "train",
     revision: str | None = None,
     limit: int | None = None,
+    where: Mapping[str, str] | None = None,
 ) -> Iterator[Row]:
     """The traces of a source, one at a time.
 
@@ -106,6 +108,7 @@ def read(
         split: of a folder or a data set on the hub.
         revision: of a data set on the hub.
         limit: so many traces at most.
+        where: only rows that have these values in these columns ({"source": "math"}).
 
     Raises:
         SourceError: if the source cannot be read at all, with the place and what to do; when it is first asked for a
@@ -116,9 +119,11 @@ def read(
     if limit is not None and limit < 1:
         raise SourceError(f"{source}: limit is {limit}; at least 1, or none")
     if source == "released":
+        if where:
+            raise SourceError(f"{source}: has no columns, but where names {', '.join(where)}; leave it out")
         return islice(_released(), limit)
-    where, records = _opened(str(EXAMPLES) if source == "examples" else source, split, revision)
-    return islice(_rows(where, records, columns or {}), limit)
+    place, records = _opened(str(EXAMPLES) if source == "examples" else source, split, revision)
+    return islice(_rows(place, _matching(place, records, where or {}), columns or {}), limit)
 
 
 def public_name(source: str) -> str:
@@ -240,6 +245,16 @@ def _decoded(line: bytes) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _matching(place: str, records: _Records, where: Mapping[str, str]) -> _Records:
+    """The rows with these values, and what could not be read. Raises SourceError if no row has such a column."""
+    for number, record in enumerate(records, 1):
+        if isinstance(record, dict) and (lacking := [column for column in where if column not in record]):
+            there = ", ".join(record) or "none"
+            raise SourceError(f"{place}, row {number}: where: no column '{lacking[0]}'; there are: {there}")
+        if not isinstance(record, dict) or all(str(record[column]) == where[column] for column in where):
+            yield record
 
 
 # --- rows -----------------------------------------------------------------------------

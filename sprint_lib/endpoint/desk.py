@@ -56,6 +56,10 @@ def open_desk(config: Mapping[str, Any], *, key: str = "") -> Desk:
         "": _settings(SprintSettings, config.get("settings", {})),
         BASELINE: _settings(SequentialSettings, baseline.get("settings", {})),
     }
+    if getattr(settings[""], "sync", "all") == "first_success":
+        raise ServeError(
+            "settings: sync first_success needs a task that verifies executions; a served question has none"
+        )
     engines = {spec: open_engine(spec) for spec in dict.fromkeys(specs.values())}
     models = {name + suffix: Served(engines[specs[suffix]], settings[suffix]) for suffix in specs}
     return Desk(models, limits, key)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from sprint_lib.calls import Call
 from sprint_lib.engines import Engine, EngineError, OnText, Request
+from sprint_lib.engines.stops import StopCutter
 from sprint_lib.loop import FINAL_OPEN, Recorder
 
 Show = Callable[[str], None]
@@ -28,48 +29,45 @@ class Reader:
     """The final answer in what one planner writes, without the white space around it and from a stop string on."""
 
     def __init__(self, opened: bool, stop: tuple[str, ...], show: Callable[[str], None]) -> None:
-        self.opened, self.stop, self.show = opened, stop, show
+        self.opened, self.show = opened, show
         self.read = 0  # characters
-        self.begun = False  # some of it was shown
+        self._begun = False  # there was more than white space
         self._plan = False  # what is written here is none
-        self._held = ""  # white space, or the beginning of a stop string, may not be part of it
+        self._cutter = StopCutter(stop)
+        self._held = ""  # white space that may end the answer; before that, what may be the tag
 
     def feed(self, new: str) -> None:
         """Read on. Raises Cut at a stop string."""
         self.read += len(new)
         if self._plan:
             return
-        text = self._held + new
-        if not self.begun:
-            text = text.lstrip()
         if not self.opened:
+            self._held = text = (self._held + new).lstrip()
             self.opened = text.startswith(_FINAL_TAG)
             self._plan = not self.opened and not _FINAL_TAG.startswith(text)
-            text = text.removeprefix(_FINAL_TAG).lstrip() if self.opened else text
-        if self.opened:
-            self._take(text)
-        else:
-            self._held = text
+            if not self.opened:
+                return
+            self._held, new = "", text.removeprefix(_FINAL_TAG)
+        self._take(new if self._begun else new.lstrip())
 
     def end(self) -> None:
         """Nothing follows: no stop string is completed any more."""
         if self.opened:
-            self._show(self._held.rstrip())
+            self._show(self._cutter.flush())
 
     def _take(self, text: str) -> None:
-        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
-        if found:
-            self._show(text[: min(found)].rstrip())
+        self._begun = self._begun or bool(text)
+        sure, stopped = self._cutter.take(text)
+        self._show(sure)
+        if stopped:
             raise Cut("stop")
-        begun = max((size for stop in self.stop for size in range(len(stop)) if text.endswith(stop[:size])), default=0)
-        sure = len(text[: len(text) - begun].rstrip())
-        self._held = text[sure:]
-        self._show(text[:sure])
 
     def _show(self, text: str) -> None:
-        if text:
-            self.begun = True
-            self.show(text)
+        whole = self._held + text
+        shown = whole.rstrip()
+        self._held = whole[len(shown) :]
+        if shown:
+            self.show(shown)
 
 
 _FINAL_TAG = FINAL_OPEN.strip()

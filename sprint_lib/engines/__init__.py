@@ -52,6 +52,8 @@ class Completion:
     first_token: float
     ended: float
     note: str = ""  # what went wrong on the way, whatever the end
+    prompt_ids: tuple[int, ...] = ()  # tokens as the engine saw and wrote them; none if it does not know them
+    ids: tuple[int, ...] = ()
 
 
 class Engine(Protocol):
@@ -74,6 +76,15 @@ class Engine(Protocol):
         ...
 
 
+def as_chat(engine: Engine, message: str, begun: str = "") -> str:
+    """A message and the beginning of its reply as the engine's model was trained to see them: in its chat template, or
+    one after the other where it has none (`engines.templates`; of a server it is known by the spec's `tokenizer`)."""
+    from sprint_lib.engines.templates import chat_template
+
+    template = chat_template(getattr(engine, "folder", ""))
+    return template(message, begun) if template else f"{message}\n\n{begun}"
+
+
 @dataclass(frozen=True)
 class EngineSpec:
     """A plain description of an engine, as a notebook or a run file holds it.
@@ -93,9 +104,7 @@ class EngineSpec:
     executor_urls: tuple[str, ...] = ()  # those of the executors; none: the same as all others
     tokenizer: str = ""  # folder with the model's tokenizer.json; with it prompts go out as token ids
     key_variable: str = ""  # environment variable with the API key, never the key
-    routing: str = (
-        "prefix"  # to the server that has a prompt's beginning, unless too busy; or least_load, which spreads
-    )
+    routing: str = "prefix"  # to the server that has a prompt's beginning, unless too busy; or least_load
     retries: int = 3  # of a call, counted over all servers
     connect_seconds: float = 10.0
     chunk_seconds: float = 120.0  # between two pieces of a stream; before the first, a server that answers may be busy

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 ARCHITECTURES = ("llama", "qwen2")
+Attention = Callable[[int, "torch.Tensor", int], "torch.Tensor"]
 _PADDED = 16  # half precision compiles its products for every new number of tokens, so there are to be few
 _GROWTH = 1024  # positions by which the cache grows, at least
 
@@ -152,20 +153,34 @@ class Decoder:
         `spans` cover them in order, those of one token a row first.
         """
         import torch
-        from torch.nn.functional import embedding, silu
 
-        s, n = self.shape, len(ids)
+        s = self.shape
         at, rows = torch.tensor(positions), torch.tensor(slots)
         rotary = self.rotary[at]
         works = _attention_works(spans, self.kv_cache, at)
+
+        def attend(index: int, h: torch.Tensor, tokens: int) -> torch.Tensor:
+            h = _rotate(h.view(len(h), -1, s.head_dim // 2, 2), rotary)
+            self.kv_cache[rows, index, :, :, at] = h[:, s.heads :].view(-1, 2, s.kv_heads, s.head_dim)
+            return _attend(h[:, : s.heads], works, index, tokens, self.query_groups)
+
+        return self.through(ids, attend, last)
+
+    def through(self, ids: Sequence[int], attend: Attention, last: Sequence[int]) -> torch.Tensor:
+        """Logits [len(last), vocab] of the tokens at indices `last`, whatever attention is: its layer's number, the
+        tokens' queries, keys and values [tokens, (heads + 2 kv_heads) * size], not yet rotated, and the number of rows
+        to give back [rows, heads * size], zeros after the tokens.
+        """
+        import torch
+        from torch.nn.functional import embedding, silu
+
+        s, n = self.shape, len(ids)
         x = embedding(torch.tensor(ids), self.embedding)
         if self.padding:
             x = torch.nn.functional.pad(x, (0, 0, 0, -n % _PADDED))
         for index, layer in enumerate(self.layers):
             h = _linear(self._unit(x), layer.qkv, layer.qkv_bias)[:n]
-            h = _rotate(h.view(n, -1, s.head_dim // 2, 2), rotary)
-            self.kv_cache[rows, index, :, :, at] = h[:, s.heads :].view(-1, 2, s.kv_heads, s.head_dim)
-            x = x + _attend(h[:, : s.heads], works, index, len(x), self.query_groups) @ layer.out
+            x = x + attend(index, h, len(x)) @ layer.out
             h = self._unit(x) @ layer.gate_up
             x = x + silu(h[:, : s.intermediate]).mul_(h[:, s.intermediate :]) @ layer.down
         if len(last) != len(x):

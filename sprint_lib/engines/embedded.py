@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import queue
 import random
-import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sprint_lib.engines import Completion, EngineError, EngineSpec, OnText, Request
+from sprint_lib.engines.batching import Batching
 from sprint_lib.engines.decoder import Decoder, Span
+from sprint_lib.engines.shared import Teams
 from sprint_lib.engines.stops import StopCutter
+from sprint_lib.engines.team import TeamRequest, TeamResult
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +69,8 @@ class _Row:
             started=self.started,
             first_token=self.first_token or now,
             ended=now,
+            prompt_ids=tuple(self.ids[: self.prompt_tokens]),
+            ids=tuple(self.ids[self.prompt_tokens :]),
         )
 
 
@@ -164,7 +167,7 @@ class _Slots:
         return min((i for i, block in enumerate(self.blocks) if len(block) < _BLOCK), key=waste)
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(Batching[_Row]):
     """An Engine over a Hugging Face folder, in this process. See `Engine` for the methods' contracts.
 
     Raises EngineError if the folder holds no model that it can run.
@@ -179,18 +182,14 @@ class EmbeddedEngine:
         for name in ("config.json", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise EngineError(f"{folder}: no {name} in it; a model folder is what save_pretrained writes")
-        self._spec = spec
+        self._spec, self.folder = spec, spec.model
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._ends = _end_tokens(folder)
         blocks = 2 * -(-spec.max_batch // _BLOCK)  # twice what is needed, so that a row finds others of its length
         self._decoder = Decoder(folder, spec.dtype, slots=blocks * _BLOCK + spec.max_batch)
         self._slots = _Slots(self._decoder, blocks)
-        self._waiting: deque[_Row] = deque()
-        self._inbox: queue.SimpleQueue[_Row | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # between handing a request over and the worker's end
-        self._ended: EngineError | None = None
-        self._thread = threading.Thread(target=self._run, name="sprint-engine", daemon=True)
-        self._thread.start()
+        self._teams: Teams | None = None  # begun when it is asked for
+        self._start("sprint-engine", spec.threads)
 
     # --- called from the event loop ---------------------------------------------------
 
@@ -199,21 +198,24 @@ class EmbeddedEngine:
         row = self._new_row(request, on_text)
         if len(row.ids) >= self._decoder.shape.context:
             return row.completion("length", time.monotonic())
+        done: Completion = await self._done(row)
+        return done
+
+    async def workers(self, request: TeamRequest) -> TeamResult:
+        """See `team.Workers`. Teams decode beside the completions, with a cache of their own."""
         with self._lock:
-            if self._ended:
-                raise EngineError(str(self._ended)) from self._ended.__cause__
-            self._inbox.put(row)
-        try:
-            return await row.future
-        finally:
-            row.cancelled = True  # no more work on it, whatever ended the waiting
+            self._still_runs()
+            if self._teams is None:
+                self._teams = Teams(self._decoder, self._tokenizer, self._ends, self._spec, _sample)
+        return await self._teams.workers(request)
 
     def count_tokens(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def close(self) -> None:
-        self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._stop()
+        if self._teams:
+            await self._teams.close()
         self._decoder.forget()
 
     def _new_row(self, request: Request, on_text: OnText | None) -> _Row:
@@ -241,34 +243,8 @@ class EmbeddedEngine:
 
     # --- the worker thread ------------------------------------------------------------
 
-    def _run(self) -> None:
-        import torch
-
-        failure = EngineError("the engine is closed")
-        try:
-            torch.set_num_threads(self._spec.threads)
-            torch.set_flush_denormal(True)
-            with torch.inference_mode():
-                while self._receive():
-                    self._admit()
-                    self._step()
-        except BaseException as error:  # whatever it was, nobody may be left waiting
-            failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-        self._end(failure)
-
-    def _receive(self) -> bool:
-        """Take what has arrived, waiting for it when there is nothing else to do. False: close."""
-        idle = not len(self._slots) and not self._waiting
-        try:
-            while True:
-                row = self._inbox.get(block=idle)
-                if row is None:
-                    return False
-                self._waiting.append(row)
-                idle = False
-        except queue.Empty:
-            return True
+    def _live(self) -> Iterable[_Row]:
+        return self._slots
 
     def _admit(self) -> None:
         for row in [row for row in self._slots if row.cancelled]:
@@ -327,15 +303,8 @@ class EmbeddedEngine:
             for row in self._slots:
                 row.cancelled = row.cancelled or row.loop is loop
 
-    def _end(self, failure: EngineError) -> None:
-        with self._lock:
-            self._ended = failure
-        left = [*self._slots, *self._waiting]
-        while not self._inbox.empty():
-            row = self._inbox.get()
-            left += [row] if row else []
-        for row in left:
-            self._deliver(row.loop, [_failure_event(row, failure)])
+    def _fail(self, work: _Row, error: EngineError) -> None:
+        self._deliver(work.loop, [_failure_event(work, error)])
 
 
 def _end_tokens(folder: Path) -> frozenset[int]:

@@ -41,7 +41,8 @@ class ServerEngine:
     """An Engine over servers. See `Engine` for the methods' contracts; calls come from one event loop at a time.
 
     `Completion.cached_tokens` is what the server reports, `completion_tokens` its count. After a failover they are
-    those of the prompt and of the text as one, and `note` says what happened.
+    those of the prompt and of the text as one, and `note` says what happened. The token ids are known where prompts
+    went out as such and one server wrote all, and said what.
 
     Raises:
         EngineError: if an address or the tokenizer is none; no server is asked yet.
@@ -50,6 +51,7 @@ class ServerEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._tokenizer = _open_tokenizer(spec.tokenizer) if spec.tokenizer else None
+        self.folder = str(tokenizer_file(spec.tokenizer).parent) if spec.tokenizer else ""
         servers = {url: _Server(url, spec) for url in (*spec.urls, *spec.executor_urls)}
         self._servers = list(servers.values())
         self._general = [servers[url] for url in dict.fromkeys(spec.urls)]
@@ -246,7 +248,8 @@ class _Server:
         if self._loop is not loop:
             from openai import Timeout
 
-            self._client = self.endpoint.client(Timeout(None, connect=self._connect_seconds))
+            _allow_files()
+            self._client = self.endpoint.client(Timeout(None, connect=self._connect_seconds), streams=True)
             self._loop, self._checking = loop, None
         return self._client
 
@@ -314,7 +317,9 @@ class _Call:
         self.written = 0  # tokens of this attempt
         self.before = 0  # tokens of the servers that failed
         self._usage: dict[str, int] = {}  # the last one of this attempt
-        self._prompt_tokens = len(known.context.ids) if known.context else 0
+        self._prompt_ids = tuple(known.context.ids) if known.context else ()
+        self._prompt_tokens = len(self._prompt_ids)
+        self._ids: list[int] = []  # written in this attempt
         self._cutter = StopCutter(request.stop)
         self._raw: list[str] = []
         self._length = 0
@@ -342,7 +347,7 @@ class _Call:
                 self._prompt_tokens = self._usage.get("prompt_tokens", 0)
             if tokenizer:
                 self.known.context = tokenise(tokenizer, self.text, self.known.context)
-        self.written, self._usage = 0, {}
+        self.written, self._usage, self._ids = 0, {}, []
 
     def fail(self, server: _Server, failure: Failure) -> None:
         kept = f" after {self.tokens} tokens, which are kept" if self.written else ""
@@ -388,6 +393,7 @@ class _Call:
         """Tokens so far: those that came along, else what the server says, else at least one for a piece of text."""
         if tokens is not None:
             self.written += len(tokens)
+            self._ids += tokens
             self._exact = True
             if self.remembered and self.known.context:
                 self.known.context.write(tokens)
@@ -415,6 +421,7 @@ class _Call:
         if self.finish and self.before and self.known.server:
             read = self._usage.get("prompt_tokens", 0)
             self.notes.append(f"{self.known.server.url} went on, having read {read} tokens")
+        exact = bool(self._prompt_ids) and len(self._ids) == self.tokens
         return Completion(
             text=self._cutter.text,
             prompt_tokens=prompt,
@@ -425,6 +432,8 @@ class _Call:
             first_token=self.first_token or now,
             ended=now,
             note="; ".join(self.notes),
+            prompt_ids=self._prompt_ids if exact else (),
+            ids=tuple(self._ids) if exact else (),
         )
 
 
@@ -487,6 +496,15 @@ def _counts(usage: dict[str, Any]) -> dict[str, int]:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31
+
+
+def _allow_files() -> None:
+    """Let this process have as many open files, and so connections, as the system lets it."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems refuse what they name
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _open_tokenizer(given: str) -> Tokenizer:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class StopCutter:
-    """Takes a text piece by piece and cuts it off at the first stop string; `text` is what is certain so far."""
+    """Takes a text piece by piece and cuts it off at the stop string that is completed first, however it is cut into
+    pieces; `text` is what is certain so far.
+    """
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
@@ -19,8 +21,8 @@ class StopCutter:
     def take(self, piece: str) -> tuple[str, bool]:
         """Add text; returns what is now certain to be kept, and whether a stop string was completed."""
         self._pending += piece
-        found = [at for string in self._stop if (at := self._pending.find(string)) >= 0]
-        cut = min(found) if found else len(self._pending) - self._held()
+        found = [(at + len(string), at) for string in self._stop if (at := self._pending.find(string)) >= 0]
+        cut = min(found)[1] if found else len(self._pending) - self._held()
         sure, self._pending = self._pending[:cut], self._pending[cut:]
         self._sure.append(sure)
         return sure, bool(found)

@@ -56,6 +56,7 @@ from sprint_lib.wording import did_you_mean, readable, unknown
 
 VERDICTS = ("reproduced", "different", "underpowered", "not run")
 MEASURED, ESTIMATED, BUILT = "measured", "estimated", "by construction"  # the basis of a claim
+PAPER_TASKS = {"countdown": "countdown", "math500": "math500", "gpqa": "gpqa_diamond"}  # of this suite: the claims'
 OWN, RELEASED = "this run", "the authors' released outputs"  # what an estimate is of
 
 COUNTDOWN = "countdown"  # the setting that every run of this suite provides
@@ -67,7 +68,7 @@ SETTINGS = {
     "rivals/countdown": "the rival method with the paper's model for it, on Countdown",
     "rivals/math500": "the rival method with the paper's model for it, on MATH-500",
     "rivals/gpqa_diamond": "the rival method with the paper's model for it, on GPQA-diamond",
-    "rivals": "the rival system itself, its calls recorded",
+    "rivals": "the rival's way of working, by this suite, its calls recorded",
     "curation": "the 6,000 DeepSeek-R1 traces on MATH, annotated by GPT-4o",
     "examples": "the authors' worked examples",
     "apr": "APR and SoS+ models trained as in the APR paper, on its 1,000 validation problems",
@@ -422,6 +423,60 @@ def groups_difference(first: ArrayLike, second: ArrayLike, values: ArrayLike, *,
     return statistics.bootstrap(columns, contrast, seed=seed)
 
 
+def task_estimates(
+    task: str, runs: Mapping[str, Sequence[Attempt]], settings: Collection[str], levels: Mapping[str, float]
+) -> dict[str, Estimate]:
+    """This run's side of the claims about the paper's own models on a task, as far as `settings` says that they ran.
+
+    Args:
+        task: a task of `PAPER_TASKS`.
+        runs: attempts of `base`, `rft`, `rft-control` and `sprint`; the last three on the same problems.
+        settings: keys of `SETTINGS`.
+        levels: by problem id, its level of difficulty; only MATH-500 has them.
+
+    Long problems are those over 8,000 tokens of an RFT run where the paper says so, else the control's longest quarter.
+    """
+    key = PAPER_TASKS[task]
+    values: dict[str, Estimate] = {}
+    costs = {name: {a.problem: accounting.costs(a) for a in run} for name, run in runs.items()}
+    for name in ("rft", "sprint"):
+        values[f"{name}.accuracy"] = statistics.proportion([a.correct for a in runs[name]]).scaled(100)
+        for kind in ("sequential", "total"):
+            values[f"{name}.{kind}_tokens"] = statistics.mean([cost[kind] for cost in costs[name].values()])
+    pair = statistics.aligned(*({a.problem: a.correct for a in runs[name]} for name in ("rft", "sprint")))
+    values["accuracy_difference"] = statistics.accuracy_difference(*pair).scaled(100)
+    sequential = {n: {p: c["sequential"] for p, c in costs[n].items()} for n in ("rft", "rft-control", "sprint")}
+    all_tokens = {p: c["total"] for p, c in costs["sprint"].items()}
+    base, by, other, total = statistics.aligned(*sequential.values(), all_tokens)
+    more = statistics.ratio(base, total)
+    values["sequential_reduction"] = statistics.reduction(base, other).scaled(100)
+    values["total_increase"] = Estimate(more.value - 1, more.low - 1, more.high - 1, more.n).scaled(100)
+    values["total_over_sequential"] = statistics.ratio(other, total)
+    found = {f"table2.{key}.{name}": estimate for name, estimate in values.items()}
+    right = statistics.proportion([a.correct for a in runs["base"]]).scaled(100)
+    found[f"figure4.{key}.base_r1_distill_7b.accuracy"] = right
+    found[f"figure4.{key}.saved_sequential_tokens_vs_rft"] = statistics.difference(other, base)
+    found |= {f"figure6.{key}.{part}": e for part, e in _savings(base, by, other).items()}
+    stages = np.array([costs["sprint"][p]["stages"] for p in sequential["rft"]])
+    hard, easy = (np.array([levels.get(p) == level for p in sequential["rft"]]) for level in (5, 1))
+    if hard.any() and easy.any():
+        found[f"figure5.{key}.stages_by_level"] = groups_difference(hard, easy, stages)
+    allowed = {claim.id for claim in CLAIMS if claim.setting in settings and claim.setting != COUNTDOWN}
+    return {id_: estimate for id_, estimate in found.items() if id_ in allowed}
+
+
+def _savings(base: statistics.Array, by: statistics.Array, other: statistics.Array) -> dict[str, Estimate]:
+    """Savings in percent by length, as Figure 6 and its text divide the problems; parts that no problem is in lack."""
+    long = statistics.longest(by)
+    parts = {"all": np.ones(len(base), dtype=bool), "long": long}
+    for ending, length in (("", base), ("_controlled", by)):
+        parts |= {f"short_problems{ending}": length < 1000, f"rft_over_8000_tokens{ending}": length > 8000}
+    found = {
+        part: statistics.reduction(base[mask], other[mask]).scaled(100) for part, mask in parts.items() if mask.any()
+    }
+    return found | {"long_minus_all": statistics.reduction_contrast(base, other, long).scaled(100)}
+
+
 def certain(value: float, n: int) -> Estimate:
     """An estimate without uncertainty: a setting that was used, or a yes (1) or no (0) that a method makes so."""
     return Estimate(value, value, value, n)
@@ -443,12 +498,14 @@ _TABLE1 = {  # parallel at inference, adaptive search, model optimised for it, m
     "sprint": (True, True, True, True),
 }
 _PROPERTIES = ("parallel", "adaptive", "optimised", "multi_step")
-# What SPRINT's calls can contradict. RFT is one call of free length whatever its model writes, and both were trained.
+# What calls can contradict. RFT is one call of free length and repeated sampling one round of them whatever a model
+# writes; whether a model was trained for it is up to this suite.
 _SHARES = {
-    "table1.sprint.parallel": "share of attempts with calls side by side",
-    "table1.sprint.adaptive": "share of pairs of problems that get different graphs",
-    "table1.sprint.multi_step": "share of attempts with more than two rounds of calls",
+    "parallel": "share of attempts with calls side by side",
+    "adaptive": "share of pairs of problems that get different graphs",
+    "multi_step": "share of attempts with more than two rounds of calls",
 }
+_BUILT = ("reasoning_models", "repeated_sampling")
 
 _TABLE2: dict[str, dict[str, tuple[float, ...]]] = {  # accuracy, sequential tokens, total tokens where given
     "math500": {
@@ -499,13 +556,12 @@ def _table1() -> Iterator[Claim]:
         setting = COUNTDOWN if system in ("reasoning_models", "sprint") else "rivals"
         for key, mark in zip(_PROPERTIES, marks, strict=True):
             id_, words = f"table1.{system}.{key}", f"{_words(system)}: {_words(key)}"
-            if id_ in _SHARES:
-                words += f" (1 yes, 0 no; {_SHARES[id_]})"
+            if key in _SHARES and system not in _BUILT:
+                words += f" (1 yes, 0 no; {_SHARES[key]})"
                 yield Claim(id_, "SPRINT, Table 1", words, float(mark), "share", setting, margin=0.5, none=0.5)
                 continue
-            basis = BUILT if setting == COUNTDOWN else MEASURED
             words += " (1 yes, 0 no)"
-            yield Claim(id_, "SPRINT, Table 1", words, float(mark), "yes/no", setting, basis=basis)
+            yield Claim(id_, "SPRINT, Table 1", words, float(mark), "yes/no", setting, basis=BUILT)
 
 
 def _table2() -> Iterator[Claim]:
@@ -772,15 +828,16 @@ def properties() -> dict[str, dict[str, bool]]:
 def table2(task: str) -> list[dict[str, Any]]:
     """Rows of Table 2 of SPRINT: method, n, accuracy in percent, mean sequential and total tokens (NaN: not given)."""
     rows = []
-    for method, values in _of(_TABLE2, task).items():
+    for method, values in _of(_TABLE2, PAPER_TASKS.get(task, task)).items():
         accuracy, sequential, total = (*values, math.nan)[:3]
-        rows.append({"method": method, "n": _N[task], "accuracy": accuracy, "sequential": sequential, "total": total})
+        n = _N[PAPER_TASKS.get(task, task)]
+        rows.append({"method": method, "n": n, "accuracy": accuracy, "sequential": sequential, "total": total})
     return rows
 
 
 def figure6(task: str) -> dict[str, float]:
     """Reductions of sequential tokens in percent that SPRINT's Figure 6 and its text give for a task."""
-    return dict(_of(_FIGURE6, task))
+    return dict(_of(_FIGURE6, PAPER_TASKS.get(task, task)))
 
 
 def runtime(part: str) -> dict[str, float]:
@@ -788,7 +845,13 @@ def runtime(part: str) -> dict[str, float]:
     return dict(_of(_RUNTIME, part))
 
 
-def _of(data: Mapping[str, Mapping[str, Any]], key: str) -> Mapping[str, Any]:
+def apr(section: str) -> dict[str, dict[str, float]]:
+    """The APR paper's numbers of a section, such as `figure6`: by series and label ("" where a series has one)."""
+    _, labels, series = _of(_APR, section)
+    return {name: dict(zip(labels or ("",), values, strict=False)) for name, values in series.items()}
+
+
+def _of(data: Mapping[str, Any], key: str) -> Any:
     if key not in data:
         raise KeyError(f"the paper has nothing for {key!r} here; there are: {', '.join(data)}")
     return data[key]

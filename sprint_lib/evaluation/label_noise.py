@@ -58,8 +58,8 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     """Every rate of `outcomes` against the lowest one, the slope over all of them, and one rate against itself.
 
     Columns: comparison, quantity, unit, change (other minus base, paired by problem) with 95 % bounds, n (problems),
-    detectable (the true change that would have been told from none with 80 % power), verdict (*higher* or *lower* if
-    the interval leaves out zero, else *not told apart*) and, for accuracy, McNemar's exact test seed by seed.
+    detectable (the true change that would have been told from none with 80 % power), verdict (*different* if the
+    interval leaves out zero, else *underpowered*) and, for accuracy, McNemar's exact test seed by seed.
     The slope is the change for a tenth more. The last rows are later seeds against the first one at the lowest rate:
     what a training does by its own luck.
     """
@@ -113,7 +113,7 @@ def _compared(what: str, base: pd.DataFrame, other: pd.DataFrame, test: str = ""
     rows = []
     for quantity, unit in UNITS.items():
         change = statistics.difference(_column(base, quantity), _column(other, quantity))
-        verdict = "higher" if change.low > 0 else "lower" if change.high < 0 else "not told apart"
+        verdict = "underpowered" if change.low <= 0 <= change.high else "different"
         row = {"comparison": what, "quantity": quantity, "unit": unit, **tables.bounded("change", change)}
         row |= {"n": change.n, "detectable": statistics.detectable(change), "verdict": verdict}
         rows.append({**row, "McNemar": test if quantity == "accuracy" else ""})

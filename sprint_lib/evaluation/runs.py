@@ -22,14 +22,16 @@ from inspect import getfile
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sprint_lib import calls, engines, loop, methods, store, tasks, trajectory
+from sprint_lib import calls, engines, loop, methods, prompts, store, tasks, trajectory
 from sprint_lib.calls import Attempt
 from sprint_lib.children import Child, ChildError, end_with_parent, run_side_by_side, tell
 from sprint_lib.engines import Engine, EngineError, EngineSpec
 from sprint_lib.engines.contexts import tokenizer_file
 from sprint_lib.methods import Method, MethodSettings, get_method
+from sprint_lib.progress import Every
 from sprint_lib.store import RecordLog, Workspace
 from sprint_lib.tasks import Problem, Task, check_unique, get_task
+from sprint_lib.tasks.dialects import INSTRUCT
 from sprint_lib.wording import unknown
 
 T = TypeVar("T")
@@ -103,7 +105,10 @@ def run_key(spec: RunSpec) -> dict[str, Any]:
     weights = _weights(spec.engine, data["engine"])
     data["settings"] = asdict(spec.method_settings(method))
     get_task(spec.task)  # an unknown one is refused here
-    code = [getfile(type(method)), *(str(module.__file__) for module in (calls, loop, methods, trajectory))]
+    code = [getfile(kind) for kind in type(method).__mro__[:-1]]  # a method may build on another
+    code += [str(module.__file__) for module in (calls, loop, methods, trajectory)]
+    if data["settings"].get("dialect") == INSTRUCT:
+        code += [str(path) for path in prompts.shipped(spec.method, spec.task)]
     code += [str(path) for room in (engines, tasks) for path in sorted(Path(str(room.__file__)).parent.glob("*.py"))]
     return {
         "spec": json.loads(json.dumps(data)),
@@ -164,14 +169,11 @@ Report = Callable[[Mapping[str, Progress]], None]  # all runs at hand, by name
 
 def printer(every: float = 15.0) -> Report:
     """A report that prints one plain line at most every so many seconds, and one at the end."""
-    next_time = time.monotonic() + every
+    due = Every(every)
 
     def report(runs: Mapping[str, Progress]) -> None:
-        nonlocal next_time
-        finished = all(p.done == p.total for p in runs.values())
-        if finished or time.monotonic() >= next_time:
+        if due(now=all(p.done == p.total for p in runs.values())):
             print(describe(runs), flush=True)
-            next_time = time.monotonic() + every
 
     return report
 
@@ -212,10 +214,10 @@ def _in_problem_order(records: Mapping[str, store.Record]) -> list[Attempt]:
 
 
 def _finished(records: Mapping[str, store.Record], spec: RunSpec) -> bool:
-    return len(records) == spec.n and not _to_retry(records)
+    return len(records) == spec.n and not to_retry(records)
 
 
-def _to_retry(records: Mapping[str, store.Record]) -> list[str]:
+def to_retry(records: Mapping[str, store.Record]) -> list[str]:
     return [id_ for id_, record in records.items() if record["attempt"]["status"] == "engine_error"]
 
 
@@ -233,7 +235,7 @@ def run(spec: RunSpec, workspace: Workspace, report: Report | None = None, *, al
         LogError: if another process is writing this log.
         EngineError, FileNotFoundError: if the engine cannot start.
     """
-    return _wait_for(run_async(spec, workspace, report, allowed_errors=allowed_errors))
+    return wait_for(run_async(spec, workspace, report, allowed_errors=allowed_errors))
 
 
 async def run_async(
@@ -242,13 +244,13 @@ async def run_async(
     """`run` as a coroutine; cancelling it keeps what is finished."""
     with RecordLog(workspace.attempts(spec.name), run_key(spec)) as log:
         if not _finished(log.records, spec):
-            log.discard(_to_retry(log.records))
+            log.discard(to_retry(log.records))
             task = get_task(spec.task)
             problems = task.load(spec.n, split=spec.split, seed=spec.seed)
             check_unique(problems)
             engine = engines.open_engine(spec.engine)
             try:
-                await _Run(spec, task, engine, log, report).go(problems)
+                await Worker(spec, task, engine, log, report).go(problems)
             finally:
                 await engine.close()
         attempts = _in_problem_order(log.records)
@@ -270,8 +272,9 @@ def _check_errors(runs: Mapping[str, Sequence[Attempt]], allowed: int) -> None:
         raise RunError("; ".join([*said, "run again: finished records are kept, the failed ones are tried anew"]))
 
 
-class _Run:
-    """One process's share of a run: the problems that are not in the log yet, a bounded number at a time."""
+class Worker:
+    """One process's share of a run: the problems that are not in the log yet, a bounded number at a time (`go`), or
+    one that is asked for (`do`)."""
 
     def __init__(self, spec: RunSpec, task: Task, engine: Engine, log: RecordLog, report: Report | None) -> None:
         self.spec, self.task, self.engine, self.log = spec, task, engine, log
@@ -296,13 +299,17 @@ class _Run:
     async def _work(self, missing: Iterator[tuple[int, Problem]]) -> None:
         """Take problems from the shared iterator until there are none."""
         for index, problem in missing:
-            attempt = await self._attempt(problem)
-            record = {"index": index, "session": self.session, "at": round(time.monotonic() - self.began, 3)}
-            self.log.append(problem.id, {**record, "attempt": attempt.to_json()})
-            self.new += 1
-            self.correct += attempt.correct
-            self._tell()
-            self._check_engine(attempt)
+            await self.do(index, problem)
+
+    async def do(self, index: int, problem: Problem) -> None:
+        """Try a problem and write down how it went."""
+        attempt = await self._attempt(problem)
+        record = {"index": index, "session": self.session, "at": round(time.monotonic() - self.began, 3)}
+        self.log.append(problem.id, {**record, "attempt": attempt.to_json()})
+        self.new += 1
+        self.correct += attempt.correct
+        self._tell()
+        self._check_engine(attempt)
 
     async def _attempt(self, problem: Problem) -> Attempt:
         began = time.monotonic()
@@ -337,7 +344,7 @@ class _Run:
         self.report({self.spec.name: Progress(self.spec.n, done, self.new, self.correct, seconds)})
 
 
-def _wait_for(work: Coroutine[Any, Any, T]) -> T:
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine, from a thread with or without a running event loop (a notebook has one)."""
     try:
         asyncio.get_running_loop()
@@ -388,7 +395,7 @@ def run_many(
             report(dict(progress))
 
     for spec in specs:
-        if done := _done_before(spec, workspace):
+        if done := done_before(spec, workspace):
             told(spec.name, asdict(done))
     missing = [_child(spec, workspace) for spec in specs if not progress[spec.name].done]
     try:
@@ -400,7 +407,7 @@ def run_many(
     return attempts
 
 
-def _done_before(spec: RunSpec, workspace: Workspace) -> Progress | None:
+def done_before(spec: RunSpec, workspace: Workspace) -> Progress | None:
     """A run's progress if its log is complete: then no process is started for it."""
     log = workspace.attempts(spec.name)
     if store.log_key(log) != (run_key(spec),) or not _finished(records := store.read_log(log), spec):

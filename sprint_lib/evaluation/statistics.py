@@ -160,6 +160,23 @@ def reduction(base: ArrayLike, other: ArrayLike, *, seed: int = 0, resamples: in
     return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.n)
 
 
+def median(values: ArrayLike) -> Estimate:
+    """Median with the interval that two order statistics give (binomial, no assumption on the distribution).
+
+    Below six values no two of them hold the median with 95 %: the bounds are NaN.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n = _some(len(ordered))
+    inside, outer = 0.0, -1  # the most values that can be left out at each end
+    for k in range(n // 2):
+        inside += math.comb(n, k) / 2**n
+        if 2 * inside > 1 - LEVEL:
+            break
+        outer = k
+    low, high = (ordered[outer], ordered[n - 1 - outer]) if outer >= 0 else (math.nan, math.nan)
+    return Estimate(float(np.median(ordered)), float(low), float(high), n)
+
+
 def bootstrap(columns: Array, statistic: Statistic, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """A function of column means with its BCa interval (Efron 1987), rows resampled together.
 

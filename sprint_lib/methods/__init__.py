@@ -15,13 +15,13 @@ classified in the same way, whatever the model wrote:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Protocol, Self
 
 from sprint_lib.calls import Attempt, Call
-from sprint_lib.engines import Engine
-from sprint_lib.loop import busy_seconds, stable_seed
+from sprint_lib.engines import Engine, OnText, Request
+from sprint_lib.loop import Recorder, busy_seconds, stable_seed
 from sprint_lib.tasks import NO_ANSWER, Problem, Task
 from sprint_lib.wording import unknown
 
@@ -63,9 +63,21 @@ class Method(Protocol):
 
 
 METHODS: dict[str, str] = {
+    "apr": "sprint_lib.methods.apr:Apr",
+    "best_of_n": "sprint_lib.methods.best_of_n:BestOfN",
+    "graph_of_thoughts": "sprint_lib.methods.graph_of_thoughts:GraphOfThoughts",
+    "hogwild": "sprint_lib.methods.hogwild:Hogwild",
+    "pasta": "sprint_lib.methods.pasta:Pasta",
+    "self_consistency": "sprint_lib.methods.self_consistency:SelfConsistency",
     "sequential": "sprint_lib.methods.sequential:Sequential",
+    "skeleton_of_thought": "sprint_lib.methods.skeleton_of_thought:SkeletonOfThought",
+    "sos": "sprint_lib.methods.sos:Sos",
     "sprint": "sprint_lib.methods.sprint:Sprint",
+    "tree_of_thoughts": "sprint_lib.methods.tree_of_thoughts:TreeOfThoughts",
 }
+
+# An attempt's status by how the call ended that its answer comes from.
+ENDS = {"stop": "ok", "length": "truncated", "error": "engine_error", "cancelled": "engine_error"}
 
 
 def get_method(name: str) -> Method:
@@ -85,6 +97,24 @@ def attempt_seed(settings: MethodSettings, problem: Problem) -> int:
     return stable_seed(settings.seed, problem.id, settings.sample)
 
 
+async def ask_within(
+    recorder: Recorder, request: Request, call: Call, window: int, on_text: OnText | None = None
+) -> Call:
+    """`recorder.ask` within a context window: prompt and completion have at most `window` tokens together (0: any).
+
+    A call whose prompt fills the window is not sent; it ends as `length`, without text.
+    """
+    if window:
+        prompt = recorder.engine.count_tokens(request.prompt)
+        if prompt >= window:
+            now = recorder.seconds()
+            made = replace(call, prompt_tokens=prompt, finish="length", started=now, first_token=now, ended=now)
+            recorder.calls.append(made)
+            return made
+        request = replace(request, max_tokens=min(request.max_tokens, window - prompt))
+    return await recorder.ask(request, call, on_text)
+
+
 def conclude(
     problem: Problem,
     task: Task,
@@ -98,7 +128,10 @@ def conclude(
     wall_seconds: float,
     note: str = "",
 ) -> Attempt:
-    """Grade the final text and put the attempt together; `ok` without an answer becomes `refused`."""
+    """Grade the final text and put the attempt together; `ok` without an answer becomes `refused`.
+
+    The note is what the engine noted and, unless it failed, why the grade is what it is.
+    """
     grade = task.grade(problem, final)
     if status == "ok" and (not final.strip() or grade.reason == NO_ANSWER):
         status = "refused"
@@ -113,5 +146,5 @@ def conclude(
         wall_seconds=wall_seconds,
         engine_seconds=busy_seconds(calls),
         sample=sample,
-        note=note or grade.reason,
+        note="; ".join(filter(None, (note, grade.reason if status != "engine_error" or not note else ""))),
     )

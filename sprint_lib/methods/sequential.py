@@ -1,4 +1,7 @@
-"""The sequential baseline: one completion of the question, for the base model and the RFT control."""
+"""The sequential baseline: one completion of the question, for the base model and the RFT control.
+
+**Where ours differs.** Nothing but the limit: 36,000 tokens in the paper (A.3), `max_tokens` here.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,8 @@ from dataclasses import dataclass
 from sprint_lib.calls import Attempt, Call
 from sprint_lib.engines import Engine, Request
 from sprint_lib.loop import Recorder, stable_seed
-from sprint_lib.methods import MethodSettings, attempt_seed, conclude
+from sprint_lib.methods import ENDS, MethodSettings, attempt_seed, conclude
 from sprint_lib.tasks import Problem, Task
-
-_STATUS = {"stop": "ok", "length": "truncated", "error": "engine_error"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Sequential:
             task,
             method=self.name,
             sample=settings.sample,
-            status=_STATUS[call.finish],
+            status=ENDS[call.finish],
             final=call.completion,
             text=call.completion,
             calls=(call,),

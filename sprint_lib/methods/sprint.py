@@ -1,4 +1,8 @@
-"""SPRINT: one model as planner and, many times at once, as executor (paper, section 3.1)."""
+"""SPRINT: one model as planner and, many times at once, as executor (paper, section 3.1).
+
+**Where ours differs.** An executor starts when its own prompt is written, not when the whole plan is (`dispatch`), so
+that the path is the paper's formula; a malformed plan may be tried again (`retries`); `loop.py` says the rest.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from sprint_lib.calls import Attempt
 from sprint_lib.engines import Engine
 from sprint_lib.loop import LoopSettings, run_loop
 from sprint_lib.methods import MethodSettings, attempt_seed, conclude
-from sprint_lib.tasks import Problem, Task
+from sprint_lib.tasks import Problem, Task, verifier
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Sprint:
 
     async def solve(self, problem: Problem, task: Task, engine: Engine, settings: SprintSettings) -> Attempt:
         started = time.monotonic()
-        result = await run_loop(engine, problem.question, replace(settings, seed=attempt_seed(settings, problem)))
+        seeded = replace(settings, seed=attempt_seed(settings, problem))
+        result = await run_loop(engine, problem.question, seeded, solved=verifier(task, problem))
         return conclude(
             problem,
             task,

@@ -137,8 +137,8 @@ def chain_text(chain: Sequence[Move]) -> str:
     return " ; ".join(map(str, chain))
 
 
-def _check(pair: State, target: int) -> str:
-    """What a pair of numbers gives, within the largest value, and whether the target is among it."""
+def check(pair: State, target: int) -> str:
+    """The line that says what a pair of numbers gives, within the largest value, and whether it is the target."""
     results = [move.result for move in moves(pair)]
     verdict = "yes" if target in results else "no"
     return f"{pair[0]} {pair[1]} = {' '.join(map(str, results))} -> {target} {verdict}\n"
@@ -152,7 +152,7 @@ def _subsearch(
     solved = False
     for move in moves(state)[:width] if len(state) == 3 else [None]:
         pair = move.left if move else state
-        out.append((f" {move} ; " if move else " ") + _check(pair, target))
+        out.append((f" {move} ; " if move else " ") + check(pair, target))
         last = finishing_move(pair, target)
         if last:
             out.append(f"Solved {chain_text([*before, *([move] if move else []), last])}\n")
@@ -254,6 +254,14 @@ class Countdown:
     """Countdown as a task: four numbers, all different problems, all solvable."""
 
     name = "countdown"
+    dialect = "sprint_lib.tasks.countdown_dialect:CountdownDialect"
+    difficulty_of = (
+        "{} first moves"  # that the symbolic solver tries, in its fixed order, until one leads to a solution
+    )
+
+    def difficulty(self, problem: Problem) -> float:
+        """A problem's difficulty, from its id alone (Figure 5)."""
+        return float(first_moves_tried(*numbers_of(problem.id)))
 
     def load(self, n: int, *, split: str, seed: int, max_number: int = MAX_NUMBER) -> list[Problem]:
         """Return `n` distinct solvable problems of a split, the same for the same seed.
@@ -279,6 +287,15 @@ class Countdown:
         if answer is None:
             return Grade(False, "", NO_ANSWER)
         return verify(answer, problem.meta["numbers"], problem.meta["target"])
+
+    def check(self, problem: Problem, text: str) -> bool:
+        """Whether a final text's answer is right, told by arithmetic alone; here that is the grade. Never raises."""
+        return self.grade(problem, text).correct
+
+    def solved(self, problem: Problem, text: str) -> bool:
+        """Whether a line `Solved ...` of a search reaches the target with the problem's numbers. Never raises."""
+        chains = (line.removeprefix("Solved ") for line in text.splitlines() if line.startswith("Solved "))
+        return any(verify(chain, problem.meta["numbers"], problem.meta["target"]).correct for chain in chains)
 
 
 # --- grading --------------------------------------------------------------------------

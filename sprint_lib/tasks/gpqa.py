@@ -56,4 +56,4 @@ def _problem(row: Row, seed: int) -> Problem:
     options = [str(row[_OPTIONS[place]]).strip() for place in order]
     lines = [f"{label}) {option}" for label, option in zip(LABELS, options, strict=True)]
     question = "\n".join([str(row["Question"]).strip(), "", *lines])
-    return Problem(str(row["Record ID"]), question, LABELS[order.index(0)], {"options": options})
+    return Problem(str(row["Record ID"]), f"{question}\n", LABELS[order.index(0)], {"options": options})

@@ -28,6 +28,7 @@ class Math500:
     """MATH-500 as a task; the problems of `path` (JSON lines as on the hub), of SPRINT_MATH500, or of the hub."""
 
     name = "math500"
+    difficulty_of = "level {}"
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = path
@@ -40,6 +41,14 @@ class Math500:
         """
         return choose(self.name, SOURCE.problems(_problem, self.path), n, split=split, seed=seed)
 
+    def difficulty(self, problem: Problem) -> float:
+        """The level that the data set gives, 1 to 5 (Figure 5)."""
+        return float(problem.meta["level"])
+
+    def all_questions(self) -> list[str]:
+        """Every question, for keeping them out of training."""
+        return [problem.question for problem in SOURCE.problems(_problem, self.path)]
+
     def grade(self, problem: Problem, text: str) -> Grade:
         """Grade the last boxes of a final text by math-verify. Never raises on any string."""
         return GRADERS[DEFAULT](problem.answer, text)
@@ -51,4 +60,4 @@ def _problem(row: Row) -> Problem:
         raise ValueError(f"level {str(row['level'])[:60]!r} is none of 1 to 5")
     texts = {column: str(row[column]) for column in ("unique_id", "problem", "answer", "subject")}
     meta = {"level": int(level[1]), "subject": texts["subject"]}
-    return Problem(texts["unique_id"], texts["problem"], texts["answer"], meta)
+    return Problem(texts["unique_id"], f"{texts['problem'].strip()}\n", texts["answer"], meta)

@@ -1,9 +1,10 @@
-"""The base reasoning model: a tiny Llama trained from scratch on sequential search traces.
+"""The base reasoning model: a tiny Llama trained from scratch on sequential traces of one task.
 
 It never sees a parallel tag: fine-tuning has to teach those, as in the paper
-(section 3.2). Problems are drawn on the fly from the train split: short ones
-recur, and nothing held out is seen at all. `sprint train base` runs this;
-the result is shipped as `sprint_lib/models/countdown-base` with a model card.
+(section 3.2). What is a task's own, its words, its stream of problems and the
+weights of decisive tokens, is its language (`training.languages`); nothing
+held out is ever drawn. `sprint train base` runs this; the results are shipped
+as `sprint_lib/models/<task>-base`, each with a model card.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sprint_lib import store
-from sprint_lib.tasks import countdown
 
 if TYPE_CHECKING:
     import torch
@@ -29,17 +29,15 @@ if TYPE_CHECKING:
 
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 MAX_STAGES, MAX_PROMPTS = 12, 24
-MOST_TRIES, MOST_SECOND = 8, 4  # first moves, and second moves of each, that a question asks for
 _STATE = "training_state.pt"  # what a run that was cut goes on from
-_WORDS = [
-    *("Numbers:", "\nTarget:", "Try", "Left", "None", "Solved", "Answer", " none", " ->", " ;", " ="),
-    *(" +", " -", " *", " /", " no\n", " yes\n", "\n", "-----\n", "Based on execution_"),
-]
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Size of the model and its training. The shipped model's own settings are in its training.json."""
+    """Size of the model and its training. A task's language is a subclass, with settings of its own.
+
+    The shipped models' settings are in their training.json.
+    """
 
     hidden: int = 256
     layers: int = 4
@@ -47,12 +45,6 @@ class BaseConfig:
     kv_heads: int = 4
     ffn: int = 704
     context: int = 4096
-    max_number: int = countdown.MAX_NUMBER
-    shares: tuple[float, float, float] = (0.25, 0.25, 0.5)  # of problems with 2, 3 and 4 numbers
-    unsolvable: tuple[float, float, float] = (0.3, 0.3, 0.02)  # of those drawn, how many are kept
-    fixed_tries: float = 0.7  # share of three and four numbers with a given number of first moves before the answer
-    narrow: float = 0.8  # share of those of four numbers with few second moves, too
-    few_hits: tuple[float, float] = (0.1, 0.5)  # of all these, how many of those with no hit and with one are kept
     tokens: int = 18_000_000  # seen in training, padding left out
     batch_tokens: int = 3072
     lr: float = 3e-3  # of the matrices
@@ -60,35 +52,47 @@ class BaseConfig:
     warmup: int = 100  # steps
     decay_share: float = 0.6  # the last part of training, over which the rate falls to zero
     weight_decay: float = 0.05
-    chain_weight: float = 3.0  # weight of the tokens of a solution chain in the loss
-    hit_weight: float = 2.0  # weight of the verdict before it: one line in forty, and all depends on it
-    answer_weight: float = 10.0  # weight of an answer that may be far from its hit
     jump_share: float = 0.2  # of line ends after which positions jump
     most_jump: int = 8  # positions left out by a jump, at most
     seed: int = 0
     threads: int = 2
 
+    WORDS: ClassVar[Sequence[str]] = ()  # of the language, in the order of their ids; the tags come after them
 
-def vocabulary() -> list[str]:
-    """Every token of the Countdown language, the stage tags of SPRINT included."""
-    numbers = [f" {n}" for n in range(countdown.MAX_VALUE + 1)]
+    def draw(self, rng: random.Random) -> tuple[str, str]:
+        """(question, trace) of the train split."""
+        raise NotImplementedError
+
+    def weigh(self, words: Sequence[str], start: int) -> list[float]:
+        """Weights in the loss of all words of a question and its trace, which begins at `start`; 0 before it."""
+        raise NotImplementedError
+
+
+def vocabulary(words: Sequence[str]) -> list[str]:
+    """Every token of a language of these words, the stage tags of SPRINT included."""
     stages = range(1, MAX_STAGES + 1)
     tags = [f"<{slash}{kind}_" for kind in ("Plan", "Execution") for slash in ("", "/")]
     tags += [f"<{slash}{kind}_{i}." for kind in ("prompt", "execution") for slash in ("", "/") for i in stages]
     tags += ["<Final_answer>", "</Final_answer>", *(f"{j}>" for j in range(1, MAX_PROMPTS + 1))]
-    words = [PAD, END, UNKNOWN, *_WORDS, *numbers, *tags]
-    return words + [f"<|reserved_{k}|>" for k in range(-len(words) % 64)]
+    every = [PAD, END, UNKNOWN, *words, *tags]
+    return every + [f"<|reserved_{k}|>" for k in range(-len(every) % 64)]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over `vocabulary()`; decoding is plain concatenation."""
+def split_pattern(words: Iterable[str]) -> str:
+    """The regular expression that cuts a text into words, the longest that fits first."""
+    return "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True))
+
+
+def build_tokenizer(words: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over `vocabulary(words)`, by default Countdown's; decoding is plain concatenation."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = vocabulary()
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNKNOWN))
-    pattern = "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    from sprint_lib.training.languages import CountdownBase
+
+    every = vocabulary(CountdownBase.WORDS if words is None else words)
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(every)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(split_pattern(every)), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -119,32 +123,6 @@ def build_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> Llama
     )
 
 
-def draw_example(rng: random.Random, config: BaseConfig) -> tuple[str, str]:
-    """(question, trace) of the train split: whole problems, and the subproblems that an executor is asked.
-
-    Short problems are dense in hits: they teach the verdict, one line in forty of a long trace. A given number of
-    first moves puts the answer far from its hit: it teaches to look for it, where otherwise the line before would do.
-    With few second moves such a trace is short, and there is more of that in the same number of tokens; with none it
-    only lists first moves.
-    """
-    (count,) = rng.choices((2, 3, 4), weights=config.shares)
-    while True:
-        numbers, target = countdown.draw(rng, "train", count=count, max_number=config.max_number)
-        if rng.random() >= config.unsolvable[count - 2] and not countdown.solve(numbers, target):
-            continue
-        tries = _draw_tries(rng, config, count)
-        trace = countdown.search_trace(numbers, target, tries)
-        if not tries or tries[1:] == (0,) or rng.random() < (*config.few_hits, 1.0)[min(2, trace.count("Solved"))]:
-            return countdown.question(numbers, target, tries), trace
-
-
-def _draw_tries(rng: random.Random, config: BaseConfig, count: int) -> countdown.Tries:
-    if count == 2 or rng.random() >= config.fixed_tries:
-        return ()
-    first = rng.randint(2, MOST_TRIES)
-    return (first, rng.randint(0, MOST_SECOND)) if count == 4 and rng.random() < config.narrow else (first,)
-
-
 def _batches(
     config: BaseConfig, tokenizer: PreTrainedTokenizerFast, start: int
 ) -> Iterator[list[tuple[list[int], int]]]:
@@ -156,7 +134,7 @@ def _batches(
     rng = random.Random(f"{config.seed} {start}")
     buckets: dict[int, list[tuple[list[int], int]]] = {}
     while True:
-        question, trace = draw_example(rng, config)
+        question, trace = config.draw(rng)
         ids = [*tokenizer.encode(question + trace), tokenizer.eos_token_id]
         bucket = buckets.setdefault(_padded(len(ids)), [])
         bucket.append((ids, len(tokenizer.encode(question))))
@@ -174,18 +152,12 @@ def _collate(
     """Right-padded ids [rows, length] and loss weights, zero on question and padding."""
     import torch
 
-    solved, answer, try_, newline = tokenizer.convert_tokens_to_ids(["Solved", "Answer", "Try", "\n"])
     width = _padded(max(len(ids) for ids, _ in batch))
     ids_out = torch.zeros(len(batch), width, dtype=torch.long)
     weights = torch.zeros(len(batch), width)
     for row, (ids, start) in enumerate(batch):
         ids_out[row, : len(ids)] = torch.tensor(ids)
-        weights[row, start : len(ids)] = 1.0
-        for place in (place for place, id_ in enumerate(ids) if id_ in (solved, answer)):
-            far = ids[place] == answer and try_ in ids[:start]
-            weights[row, place : ids.index(newline, place) + 1] = config.answer_weight if far else config.chain_weight
-            if ids[place] == solved:
-                weights[row, place - 1] = config.hit_weight
+        weights[row, : len(ids)] = torch.tensor(config.weigh(tokenizer.convert_ids_to_tokens(ids), start))
     return ids_out, weights
 
 
@@ -210,9 +182,15 @@ def _rate(config: BaseConfig, steps_here: int, share: float) -> float:
 
 
 def train_base(
-    out: Path, config: BaseConfig, report: Callable[[dict[str, Any]], None] = print, save_minutes: float = 10
+    out: Path,
+    config: BaseConfig,
+    report: Callable[[dict[str, Any]], None] = print,
+    save_minutes: float = 10,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Train the base model and save it to `out` (bf16 safetensors, tokenizer, training.json).
+
+    Weights are random at first, or those of the finished model in `start`, whose summary goes into this one's.
 
     The state is saved every few minutes, and a run that was cut goes on from it; one that is finished is not
     repeated. Returns what was trained and how long it took.
@@ -229,9 +207,11 @@ def train_base(
         return done
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    tokenizer = build_tokenizer()
-    line_ends = torch.tensor(tokenizer.convert_tokens_to_ids([word for word in _WORDS if word.endswith("\n")]))
+    tokenizer = build_tokenizer(config.WORDS)
+    line_ends = torch.tensor(tokenizer.convert_tokens_to_ids([word for word in config.WORDS if word.endswith("\n")]))
     model = build_model(config, tokenizer)
+    if start:
+        model.load_state_dict(type(model).from_pretrained(start, dtype=torch.float32).state_dict())
     optimizer = MuonAdamW(model, config.lr, config.embedding_lr, config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     state = _load_state(out, config, model, optimizer)
@@ -266,6 +246,8 @@ def train_base(
         "seconds": round(time.monotonic() - started),
         "curve": curve,
     }
+    if start:
+        summary["start"] = json.loads((start / "training.json").read_text(encoding="utf-8"))
     store.write_json(out / "training.json", summary)
     return summary
 

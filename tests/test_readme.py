@@ -1,0 +1,70 @@
+"""The README's results are those of the committed tables: a number that changed there must change here, too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sprint_lib import store
+
+ROOT = store.repository_root()
+
+
+def cell(table: str, value: str, digits: int, **where: Any) -> str:
+    """`value [low, high]` of the one row of a committed table where these columns hold these values."""
+    frame = pd.read_csv(ROOT / "outputs" / "reference" / Path(table))
+    for column, wanted in where.items():
+        frame = frame[frame[column] == wanted]
+    (row,) = frame.to_dict("records")
+    number, low, high = (f"{abs(row[value + end]):.{digits}f}" for end in ("", "_low", "_high"))
+    low, high = sorted((low, high), key=float)
+    return f"{number}[{low},{high}]"
+
+
+LAPTOP, LONGHAND = "laptop/tables", "longhand/tables"
+SAVED = {"table": f"{LAPTOP}/comparisons.csv", "value": "value", "digits": 0, "comparison": "SPRINT against RFT"}
+FASTER = {"table": f"{LAPTOP}/speedup.csv", "value": "value", "digits": 2, "quantity": "seconds"}
+RIVAL = {"table": f"{LAPTOP}/rivals.csv", "value": "accuracy", "digits": 1}
+PATH = {**RIVAL, "value": "sequential", "digits": 0}
+NOISE = {"table": f"{LAPTOP}/label_noise_comparisons.csv", "value": "change", "comparison": "a tenth more"}
+QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, "style": "main"}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"table": f"{LAPTOP}/attempts.csv", "value": "accuracy", "digits": 1, "method": "sprint"},
+        {"table": f"{LAPTOP}/attempts.csv", "value": "accuracy", "digits": 1, "method": "rft"},
+        {**SAVED, "quantity": "sequential tokens saved"},
+        {**SAVED, "quantity": "sequential tokens saved, both right"},
+        {**QUARTER, "high": 3584},
+        {**QUARTER, "high": 223},
+        {**FASTER, "part": "all problems"},
+        {**FASTER, "part": "longest quarter"},
+        {**FASTER, "part": "shortest quarter"},
+        {**FASTER, "quantity": "realised", "part": "all problems", "digits": 0},
+        {"table": f"{LAPTOP}/switches.csv", "value": "times", "digits": 2, "method": "first_success"},
+        *({**RIVAL, "table": f"{LAPTOP}/label_noise.csv", "rate": rate} for rate in (0.0, 0.05, 0.1, 0.2)),
+        {**NOISE, "quantity": "sequential", "digits": 0},
+        {**NOISE, "quantity": "accuracy", "digits": 1},
+        {**RIVAL, "method": "base"},
+        {**RIVAL, "method": "self_consistency", "budget": "n 4"},
+        *({**kind, "method": "apr", "budget": f"threads {threads}"} for threads in (3, 10) for kind in (RIVAL, PATH)),
+        *({**kind, "method": "sprint", "budget": "max_stages 12"} for kind in (RIVAL, PATH)),
+        *(
+            {**kind, "method": method}
+            for method in ("pasta", "skeleton_of_thought", "hogwild", "hogwild_earlier")
+            for kind in (RIVAL, PATH)
+        ),
+        {**FASTER, "table": f"{LONGHAND}/speedup.csv", "part": "all problems"},
+        {**FASTER, "table": f"{LONGHAND}/speedup.csv", "quantity": "realised", "part": "all problems", "digits": 0},
+    ],
+    ids=lambda where: " ".join(map(str, where.values())),
+)
+def test_a_number_of_the_readme_stands_in_its_table(where: dict[str, Any]) -> None:
+    said = re.sub(r"[\s%]", "", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert cell(**where) in said
