@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from fast_server import calls, fast_server
 
-from sprint_lib.engines import open_engine
+from sprint_lib.engines import open_engine, server
 from sprint_lib.engines.contexts import tokenizer_file
 from sprint_lib.evaluation import runs
 from sprint_lib.evaluation.runs import Progress, RunSpec
@@ -68,22 +68,36 @@ def test_a_thousand_problems_in_flight() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_killed_in_the_middle_of_a_run(vllm_pair: list[Server], tmp_path: Path) -> None:
+def test_a_server_killed_in_the_middle_of_a_run(
+    vllm_pair: list[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every problem ends, no token is counted twice, and who looks at the notes sees what was lost."""
     engine = {"kind": "server", "model": SHIPPED, "urls": [one.url for one in vllm_pair], "tokenizer": SHIPPED}
     settings = {"temperature": 0.0}
     spec = RunSpec.from_json(
         {"name": "far", "method": "sprint", "n": 20, "concurrency": 10, "engine": engine, "settings": settings}
     )
-    victim = vllm_pair[0].process
+    victim, dead = vllm_pair[0].process, vllm_pair[0].url
     assert victim
+    done, take = 0, server._Call.take
 
-    def kill(progress: Mapping[str, Progress]) -> None:
-        if progress["far"].done >= 3 and victim.poll() is None:
+    def count(progress: Mapping[str, Progress]) -> None:
+        nonlocal done
+        done = progress["far"].done
+
+    def kill(call: server._Call, data: Any, now: float) -> Any:
+        """Take a piece; if it is the first of a call to the victim, which is to write far more, the victim dies."""
+        failure = take(call, data, now)
+        early = call.on_text and 0 < call.written < 5 and call.known.server and call.known.server.url == dead
+        if early and done >= 3 and victim.poll() is None:
             os.killpg(victim.pid, signal.SIGKILL)
+            victim.wait(10)
+        return failure
 
     space = Workspace("smoke", tmp_path)
-    found = runs.run(spec, space, kill)
+    with monkeypatch.context() as patch:
+        patch.setattr(server._Call, "take", kill)
+        found = runs.run(spec, space, count)
     assert victim.wait(10) == -signal.SIGKILL
     assert len({attempt.problem for attempt in found}) == len(found) == spec.n
     assert "engine_error" not in {attempt.status for attempt in found}
@@ -94,7 +108,6 @@ def test_a_server_killed_in_the_middle_of_a_run(vllm_pair: list[Server], tmp_pat
     counter = open_engine(spec.engine)
     made = [call for attempt in found for call in attempt.calls]
     assert {call.completion_tokens - counter.count_tokens(call.completion) for call in made} == {1}  # what ended it
-    dead = vllm_pair[0].url
     notes = [attempt.note for attempt in found if f"{dead}: " in attempt.note and "which are kept" in attempt.note]
     assert notes, "some call was in the middle"
     assert all(f"{survivor} went on, having read" in note for note in notes)
