@@ -14,6 +14,7 @@ import yaml
 from sprint_lib import models, plots, tables
 from sprint_lib.calls import Attempt, Call, Wait
 from sprint_lib.evaluation import campaign, reinforcement, statistics
+from sprint_lib.evaluation.claims import claims_table
 from sprint_lib.evaluation.reinforcement import ReinforcementError, System, Training
 from sprint_lib.evaluation.runs import run
 from sprint_lib.store import Workspace
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 SIZES = {"task": "countdown", "problems": 4, "group": 2, "pool": 8, "copies": 1, "seed": 0}
 HERE = {"dtype": "float64", "max_batch": 8}
 APR = {"method": "apr", "model": "countdown-apr"}
-PROFILES = {p: yaml.safe_load((ROOT / f"params/{p}.yaml").read_text())["notebooks"] for p in ("smoke", "laptop")}
+PROFILES = {p: yaml.safe_load((ROOT / f"params/{p}.yaml").read_text())["notebooks"] for p in ("smoke", "laptop", "gpu")}
 
 
 @pytest.fixture
@@ -240,6 +241,25 @@ def test_what_was_trained_is_read_back(trained: dict[str, Training], workspace: 
         reinforcement.read(workspace)
     with pytest.raises(ReinforcementError, match="run notebook 22 again"):
         reinforcement.read(Workspace("y", workspace.outputs))
+
+
+def test_what_the_paper_found_to_grow_is_looked_at_where_only_right_answers_were_rewarded(
+    trained: dict[str, Training], workspace: Workspace
+) -> None:
+    assert reinforcement.claim_estimates(workspace) == {}
+    pairs = reinforcement.before_after(
+        {**TRIED, ("fast", 0.6): AFTER, ("fast-grpo", 0.6): BEFORE}, ["apr", "fast"], 0.6
+    )
+    tables.write(pairs, "grpo-pairs", workspace)
+    found = reinforcement.claim_estimates(workspace)
+    assert {id_: estimate.value for id_, estimate in found.items()} == {
+        "apr.reinforcement.apr.accuracy": 25,
+        "apr.reinforcement.apr.total_tokens": 85 / 125,
+        "apr.reinforcement.apr.threads": 0.5,
+    }
+    rows = {row["id"]: row for row in claims_table(found, ["reinforcement"])}
+    assert rows["apr.reinforcement.apr.threads"]["verdict"] != "not run"
+    assert rows["apr.reinforcement.sos_plus.accuracy"]["verdict"] == "not run"
 
 
 @pytest.mark.parametrize(

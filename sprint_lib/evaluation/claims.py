@@ -72,6 +72,7 @@ SETTINGS = {
     "curation": "the 6,000 DeepSeek-R1 traces on MATH, annotated by GPT-4o",
     "examples": "the authors' worked examples",
     "apr": "APR and SoS+ models trained as in the APR paper, on its 1,000 validation problems",
+    "reinforcement": "APR or SoS+ trained further by reinforcement for right answers alone (notebooks 22 and 23)",
 }
 
 
@@ -814,7 +815,27 @@ def _apr() -> Iterator[Claim]:
                 yield Claim(id_, source, words, value, kind, "apr", 1000, margin, 0.0 if kind == "points" else None)
 
 
-CLAIMS: tuple[Claim, ...] = (*_table1(), *_table2(), *_figures(), *_other_numbers(), *_apr())
+REINFORCED = {  # what grows by reinforcement in the APR paper: by run and quantity its figure, the unit, and no growth
+    ("apr", "accuracy"): ("Figure 5", "points", 0.0),
+    ("apr", "total tokens"): ("Figure 5", "times", 1.0),
+    ("apr", "threads"): ("Figure 5", "threads", 0.0),
+    ("sos-plus", "accuracy"): ("Figure 7", "points", 0.0),
+    ("sos-plus", "total tokens"): ("Figure 7", "times", 1.0),
+}
+
+
+def reinforced(run: str, quantity: str) -> str:
+    """The id of the claim that reinforcement makes a quantity of a run larger."""
+    return f"apr.reinforcement.{run}.{quantity}".replace("-", "_").replace(" ", "_")
+
+
+def _reinforced() -> Iterator[Claim]:
+    for (run, quantity), (figure, unit, none) in REINFORCED.items():
+        words = f"{_words(run.replace('-', '_'))}: {quantity} after reinforcement against before"
+        yield _direction(reinforced(run, quantity), f"APR, {figure}", words, unit, none, "reinforcement")
+
+
+CLAIMS: tuple[Claim, ...] = (*_table1(), *_table2(), *_figures(), *_other_numbers(), *_apr(), *_reinforced())
 
 
 # --- the papers' numbers for tables and figures ---------------------------------------

@@ -38,7 +38,7 @@ from sprint_lib.wording import readable, unknown
 
 T = TypeVar("T")
 
-TRAINING, INDEX = "22_grpo", "grpo.json"
+TRAINING, INDEX, PAIRS = "22_grpo", "grpo.json", "grpo-pairs"
 AFTER = "-grpo"  # what the name of a trained model ends with, beside that of the one it started from
 _SPAWNED = ("executor", "child", "body")  # roles of calls that ran beside the thread that plans
 
@@ -527,6 +527,22 @@ def findings(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
         parts += [f"so the path is shorter, with {level}"] if path["verdict"] == "gain" else []
         said.append(f"- **{plots.name(name)}**, n = {accuracy['n']}: " + "; ".join(parts) + ".")
     return said
+
+
+def claim_estimates(workspace: Workspace) -> dict[str, Estimate]:
+    """What notebook 23 measured of the directions in `claims.REINFORCED`, by the claim's id; only of runs whose reward
+    was the right answer alone. Nothing where 23 has not run. Raises as `read`."""
+    path = workspace.tables / f"{PAIRS}.csv"
+    if not path.exists():
+        return {}
+    trained = read(workspace)[1]
+    found = {}
+    for row in pd.read_csv(path).to_dict("records"):
+        of = row["run"], row["quantity"]
+        if of in claims.REINFORCED and of[0] in trained and not trained[of[0] + AFTER].latency:
+            change = Estimate(row["change"], row["change_low"], row["change_high"], int(row["n"]))
+            found[claims.reinforced(*of)] = change
+    return found
 
 
 # --- APR's figures and table ----------------------------------------------------------

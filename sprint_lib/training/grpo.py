@@ -3,8 +3,11 @@
 group's, and every sequence of the attempt, planners, executors, parents, children, is trained with it.
 
 TRL's GRPOTrainer takes a `rollout_func`, but one completion for a prompt, and a reward a completion; an attempt is a
-graph of calls with one reward. So the arithmetic is here and the rest is the suite's own: attempts come from
-`rollouts`, the calls of an attempt are prefix trees (`trees`), as in fine-tuning, the optimizer is fine-tuning's.
+graph of calls with one reward. Its AsyncGRPOTrainer (1.16, experimental) does take rows of many calls from a worker of
+one's own, but counts every token alike, so that attempts of many calls weigh most, passes over them once, knows no
+reference model, and shares prefixes by a GPU's kernels. So the arithmetic is here and the rest is the suite's own:
+attempts come from `rollouts`, the calls of an attempt are prefix trees (`trees`), as in fine-tuning, the optimizer is
+fine-tuning's.
 
     advantage      A = (reward - mean of the group) / (its standard deviation + 1e-4)
     of a token     min(r A, clip(r, 1 - clip, 1 + clip) A) - kl * (exp(q - p) - (q - p) - 1)
