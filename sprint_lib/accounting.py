@@ -18,6 +18,7 @@ from sprint_lib.trajectory import Prompt, Stage, Trajectory, render_execution, r
 
 Calls = Attempt | Sequence[Call]
 MAIN_ROLES = ("planner", "parent", "main")  # whose calls go on from each other
+SPAWNED_ROLES = ("executor", "child", "body")  # whose calls ran beside the thread that plans
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Segment:
 def total_tokens(calls: Calls) -> int:
     """Everything generated, discarded tries included."""
     return sum(call.completion_tokens for call in _calls(calls))
+
+
+def spawned(calls: Calls) -> int:
+    """Threads beside the one that plans: executors, children, bodies of promises; 0 for one line."""
+    return sum(call.role in SPAWNED_ROLES for call in _calls(calls))
 
 
 def prefill_tokens(calls: Calls) -> int:

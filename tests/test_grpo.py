@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ def test_advantages() -> None:
     mean, deviation = 0.5, math.sqrt((0.25 + 0.0 + 0.25) / 3)
     assert advantages([1.0, 0.5, 0.0]) == pytest.approx([(r - mean) / (deviation + 1e-4) for r in (1, 0.5, 0)])
     assert advantages([0.7, 0.7, 0.7]) == [0, 0, 0]
+    assert advantages([1.0, 0.9], 0.2) == pytest.approx([0.05 / 0.2001, -0.05 / 0.2001])  # else 1 and -1
+    assert advantages([1.0, 0.0], 0.2) == pytest.approx([1, -1], rel=1e-3)
     assert advantages([0.1 + 0.2, 0.3]) == [0, 0]  # the same but for rounding
 
 
@@ -95,11 +100,31 @@ def test_gradients_of_what_was_not_written_are_zero() -> None:
     assert (gradient[written] != 0).all()
 
 
-def test_the_best_and_the_worst_of_a_group_are_trained() -> None:
-    group = [rollout(reward, ((1,), (2,))) for reward in (0.5, 1.0, 0.0, 0.7, 0.2)]
-    assert [r.reward for r in grpo.extremes(group, 3)] == [0.0, 0.2, 1.0]
-    assert [r.reward for r in grpo.extremes(group, 4)] == [0.0, 0.2, 0.7, 1.0]
-    assert grpo.extremes(group, 0) == group == grpo.extremes(group, 9)
+def test_the_loss_of_a_step_by_hand() -> None:
+    """Three attempts: one of two calls above its group's mean, one below, and a tied group of one, which has no
+    advantage but counts: each token has advantage times 1/3 of an attempt, by calls, by tokens."""
+    groups = [[rollout(1.0, ((5,), (7, 8)), ((5, 9), (3,))), rollout(0.0, ((6,), (4,)))], [rollout(1.0, ((5,), (2,)))]]
+    pieces = grpo._pieces(groups, CONFIG, context=64, pad=0)
+    losses = [piece.loss(torch.zeros_like(piece.weights, requires_grad=True), CONFIG)[0] for piece in pieces]
+    assert sum(losses).item() == pytest.approx(0.0)  # advantages 1 and -1, each attempt's weights together 1/3
+    share = {}
+    for piece in pieces:
+        log_probs = torch.zeros_like(piece.weights, requires_grad=True)
+        piece.loss(log_probs, CONFIG)[0].backward()
+        following = piece.inputs["input_ids"][:, 1:]
+        share |= {int(following[at]): float(log_probs.grad[at]) for at in map(tuple, piece.weights.nonzero())}
+    assert share == pytest.approx({7: -1 / 12, 8: -1 / 12, 3: -1 / 6, 4: 1 / 3}, rel=1e-3)
+
+
+def test_log_probabilities_are_at_the_temperature_of_the_attempts(untrained: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(untrained, dtype=torch.float32)
+    (piece,) = grpo._pieces([[rollout(1.0, ((5,), (7, 8))), rollout(0.0, ((5,), (7, 9)))]], CONFIG, 64, 0)
+    found, entropy = grpo._log_probs(model, piece, replace(CONFIG, temperature=0.5))
+    logits = model(torch.tensor([[5, 7]])).logits[0] / 0.5
+    assert found[0, 0].item() == pytest.approx(torch.log_softmax(logits[0], -1)[7].item(), abs=1e-5)
+    assert 0 < entropy.item() < math.log(logits.shape[-1])
 
 
 def test_a_group_without_differences_is_not_computed() -> None:
@@ -247,6 +272,36 @@ def test_a_cut_run_goes_on_to_the_same_curve(arms: TaskRollouts, untrained: Path
     assert json.loads((tmp_path / "cut" / "training.json").read_text()) == again
 
 
+def stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_kills_in_the_middle_of_steps(arms: TaskRollouts, untrained: Path, tmp_path: Path) -> None:
+    """kill -9 a little after each of three saved steps, wherever that is: the curve is that of an undisturbed run."""
+    config, out = replace(CONFIG, steps=8, kl=0.01), tmp_path / "killed"
+    whole = train_grpo(untrained, tmp_path / "whole", arms, config, of_one_token)
+    step = sum(row["sampling_seconds"] + row["training_seconds"] for row in whole["curve"]) / len(whole["curve"])
+    for part in (0.2, 0.5, 0.8):
+        before = stamp(out / grpo._STATE)
+        arguments = (untrained, out, arms, config, of_one_token)
+        process = multiprocessing.get_context("fork").Process(target=train_grpo, args=arguments)
+        process.start()
+        while stamp(out / grpo._STATE) == before:
+            assert process.is_alive(), "the run ended before it was killed"
+            time.sleep(0.001)
+        time.sleep(part * step)
+        process.kill()
+        process.join()
+        assert not (out / "training.json").exists()
+    again = train_grpo(untrained, out, arms, config, of_one_token)
+    assert 3 <= again["resumed_at"] < again["steps"] == 8
+    for key in ("accuracy", "reward", "kl"):
+        assert [row.get(key) for row in again["curve"]] == pytest.approx(
+            [row.get(key) for row in whole["curve"]], rel=1e-3, abs=1e-5
+        )
+
+
 def test_the_state_of_another_run_is_refused(arms: TaskRollouts, untrained: Path, tmp_path: Path) -> None:
     def kill(row: Mapping[str, float]) -> None:
         raise Killed
@@ -283,8 +338,16 @@ def test_what_the_loop_s_calls_read_and_wrote_is_kept(tmp_path: Path) -> None:
 def test_configs_that_cannot_be() -> None:
     with pytest.raises(GrpoError, match="'lr' is 0"):
         GrpoConfig(lr=0)
-    with pytest.raises(GrpoError, match="must be one of adamw, muon"):
-        GrpoConfig(optimizer="sgd")
+
+
+def test_rewards_are_told_apart(arms: TaskRollouts, untrained: Path, tmp_path: Path) -> None:
+    """A run that was cut is not taken for that of another reward, and one whose text is not known is refused."""
+    config = replace(CONFIG, steps=1)
+    first = train_grpo(untrained, tmp_path / "out", arms, config, lambda attempt: float(attempt.correct))
+    second = train_grpo(untrained, tmp_path / "out", arms, config, lambda attempt: -float(attempt.correct))
+    assert first["key"] != second["key"]
+    with pytest.raises(GrpoError, match="a function that stands in a file or a cell"):
+        train_grpo(untrained, tmp_path / "out", arms, config, partial(of_one_token))
 
 
 def test_engines_that_attempts_cannot_be_made_with() -> None:

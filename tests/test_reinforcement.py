@@ -34,7 +34,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def plan(given: dict[str, Any], workspace: Workspace, **changed: Any) -> dict[str, Training]:
-    common = {"rollouts": SIZES, "settings": {}, "recipe": {"steps": 3}, "engine": HERE}
+    common = {"rollouts": SIZES, "recipe": {"steps": 3}, "engine": HERE}
     return reinforcement.plan(given, workspace, **(common | changed))
 
 
@@ -44,11 +44,11 @@ def plan(given: dict[str, Any], workspace: Workspace, **changed: Any) -> dict[st
 def test_entries_become_trainings(workspace: Workspace) -> None:
     given = {
         "apr": {**APR, "settings": {"threads": 3}, "recipe": {"kl": 0.5, "temperature": 0.8}, "group": 6},
-        "sos": {"method": "sos", "model": "countdown-sos", "latency": 0.5, "work": 1},
+        "sos": {"method": "sos", "model": "countdown-sos", "settings": {"max_tokens": 90}, "latency": 0.5, "work": 1},
     }
-    found = plan(given, workspace, settings={"max_tokens": 90, "max_stages": 2})
+    found = plan(given, workspace)
     apr, sos = found.values()
-    assert apr.rollouts.settings == {"max_tokens": 90, "threads": 3, "temperature": 0.8}
+    assert apr.rollouts.settings == {"threads": 3, "temperature": 0.8}
     assert (apr.rollouts.group, apr.rollouts.problems, sos.rollouts.group) == (6, 4, 2)
     assert (apr.config.steps, apr.config.kl, apr.config.temperature) == (3, 0.5, 0.8)
     assert sos.rollouts.settings == {"max_tokens": 90, "temperature": 1.0}
@@ -106,7 +106,7 @@ def test_names_and_engines_that_cannot_be_are_refused(workspace: Workspace) -> N
 def test_the_runs_of_a_profile_can_be_trained(profile: str, workspace: Workspace) -> None:
     said = PROFILES[profile]["22_grpo"]
     found = reinforcement.plan(
-        said["runs"], workspace, rollouts=SIZES | {k: said[k] for k in SIZES if k in said}, settings={},
+        said["runs"], workspace, rollouts=SIZES | {k: said[k] for k in SIZES if k in said},
         recipe={key: float(v) if key == "lr" else v for key, v in said["recipe"].items()}, engine=said["engine"],
     )  # fmt: skip
     for name, training in found.items():  # as if they were trained
@@ -303,6 +303,19 @@ def test_systems_that_are_the_same_are_tried_once(workspace: Workspace, monkeypa
 
 
 # --- before and after ---------------------------------------------------------------------
+
+
+def test_a_price_on_length_is_held_against_the_same_training_without(
+    trained: dict[str, Training], workspace: Workspace
+) -> None:
+    _, systems = reinforcement.read(workspace)
+    systems |= {name: replace(systems[name], settings={}) for name in ("apr", "apr-grpo")}
+    tried = {("apr-grpo", 0.6): BEFORE, ("fast-grpo", 0.6): AFTER}
+    found = reinforcement.priced_against_free(tried, systems, ["apr", "fast"], 0.6)
+    assert found[["run", "against"]].drop_duplicates().to_numpy().tolist() == [["fast", "apr"]]
+    assert found.set_index("quantity").loc["critical path", "change"] == 80 / 125
+    systems["fast"] = replace(systems["fast"], settings={"threads": 3})  # not the same start any more
+    assert reinforcement.priced_against_free(tried, systems, ["apr", "fast"], 0.6).empty
 
 
 def test_before_and_after_by_hand() -> None:

@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 TRAINING, INDEX, PAIRS = "22_grpo", "grpo.json", "grpo-pairs"
 AFTER = "-grpo"  # what the name of a trained model ends with, beside that of the one it started from
-_SPAWNED = ("executor", "child", "body")  # roles of calls that ran beside the thread that plans
 
 
 class ReinforcementError(ValueError):
@@ -98,7 +97,6 @@ def plan(
     workspace: Workspace,
     *,
     rollouts: Mapping[str, Any],
-    settings: Mapping[str, Any],
     recipe: Mapping[str, Any],
     engine: Mapping[str, Any],
 ) -> dict[str, Training]:
@@ -107,7 +105,6 @@ def plan(
     Args:
         given: entries by name, as `Entry` says; the trained model goes to `models/grpo-NAME`.
         rollouts: of `TaskRollouts`: task, problems, group, pool, seed, copies.
-        settings: what a method gets if it has it and its entry does not say otherwise.
         recipe: of `GrpoConfig`, the same for all.
         engine: as `serving.engine_for` takes it, without a model; a server that runs already is refused.
 
@@ -117,7 +114,7 @@ def plan(
     found = {}
     for name, said in given.items():
         try:
-            found[name] = _training(name, made(Entry, said), workspace, rollouts, settings, recipe, engine)
+            found[name] = _training(name, made(Entry, said), workspace, rollouts, recipe, engine)
         except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
             raise ReinforcementError(f"{TRAINING}: runs, {name}: {_why(error)}") from error
     if not found:
@@ -130,7 +127,6 @@ def _training(
     entry: Entry,
     workspace: Workspace,
     rollouts: Mapping[str, Any],
-    settings: Mapping[str, Any],
     recipe: Mapping[str, Any],
     engine: Mapping[str, Any],
 ) -> Training:
@@ -139,9 +135,10 @@ def _training(
     config = made(GrpoConfig, {**recipe, **entry.recipe}, "recipe: ")
     if "temperature" in entry.settings:
         raise ValueError("settings: the temperature of training belongs into recipe: {temperature: 1.0}")
-    known = {f.name for f in fields(get_method(entry.method).settings)}
-    own = {key: value for key, value in settings.items() if key in known} | entry.settings
-    check_settings(entry.method, {**own, "temperature": config.temperature})
+    if entry.method == "hogwild":
+        raise ValueError("method: workers over one cache cannot be trained; their calls are not apart")
+    own = {**entry.settings, "temperature": config.temperature}
+    check_settings(entry.method, own)
     for key in ("latency", "work", "problems", "group"):
         if getattr(entry, key) < 0:
             raise ValueError(f"{key} is {getattr(entry, key)}, it must be 0 or more")
@@ -154,7 +151,7 @@ def _training(
     get_task(sizes["task"])
     check_engine(engine)
     base = Path(find_model(entry.model, workspace, {}) if entry.model else _no_model())
-    made_by = TaskRollouts(entry.method, {**own, "temperature": config.temperature}, engine=engine, **sizes)
+    made_by = TaskRollouts(entry.method, own, engine=engine, **sizes)
     reward = Reward(latency=entry.latency, work=entry.work)
     return Training(name, entry, base, workspace.models / f"grpo-{name}", made_by, reward, config)
 
@@ -207,11 +204,6 @@ def described(runs: Mapping[str, Training]) -> pd.DataFrame:
 # --- what is sampled ------------------------------------------------------------------
 
 
-def threads(attempt: Attempt) -> int:
-    """Calls beside the thread that plans: executors, children, bodies of promises; 0 for one line."""
-    return sum(call.role in _SPAWNED for call in attempt.calls)
-
-
 def first_groups(run: Training, problems: int = 4) -> list[list[Rollout]]:
     """The first groups that a training samples, with their rewards; typical lengths are those of these attempts."""
     few = replace(run.rollouts, problems=min(problems, run.rollouts.problems))
@@ -226,15 +218,15 @@ def telling(groups: Sequence[Sequence[Rollout]]) -> Sequence[Rollout]:
     return next((group for group in groups if len({rollout.reward for rollout in group}) > 1), groups[0])
 
 
-def group_table(name: str, group: Sequence[Rollout]) -> pd.DataFrame:
+def group_table(name: str, group: Sequence[Rollout], least_spread: float = 0.0) -> pd.DataFrame:
     """One row an attempt of a group: run, problem, attempt, status, right, path, total, threads, reward, advantage."""
-    given = advantages([rollout.reward for rollout in group])
+    given = advantages([rollout.reward for rollout in group], least_spread)
     rows = []
     for rollout, advantage in zip(group, given, strict=True):
         one = rollout.attempt
         row = {"run": name, "problem": one.problem, "attempt": one.sample, "status": one.status, "right": one.correct}
         row |= {"path": accounting.sequential_tokens(one), "total": accounting.total_tokens(one)}
-        rows.append(row | {"threads": threads(one), "reward": rollout.reward, "advantage": advantage})
+        rows.append(row | {"threads": accounting.spawned(one), "reward": rollout.reward, "advantage": advantage})
     return pd.DataFrame(rows)
 
 
@@ -331,12 +323,15 @@ def line(row: Mapping[str, float], steps: int) -> str:
 
 @dataclass(frozen=True)
 class System:
-    """A model with the method and the settings by which it is tried; `latency`: what its training took off for it."""
+    """A model with the method and the settings by which it is tried.
+
+    `latency` is what reinforcement took off for it; None of a model that was not trained so.
+    """
 
     method: str
     folder: str
     settings: dict[str, Any] = field(default_factory=dict)
-    latency: float = 0.0
+    latency: float | None = None
 
 
 def write_index(runs: Mapping[str, Training], workspace: Workspace) -> Path:
@@ -392,7 +387,8 @@ def with_beside(
             entry = made(Entry, said)
             check_settings(entry.method, entry.settings)
             folder = find_model(entry.model, workspace, {}) if entry.model else _no_model()
-            found[name] = System(entry.method, folder, entry.settings)
+            latency = next((one.latency for one in systems.values() if one.folder == folder), None)
+            found[name] = System(entry.method, folder, entry.settings, latency)
         except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
             raise ReinforcementError(f"23_before_and_after: beside, {name}: {_why(error)}") from error
     return found
@@ -446,7 +442,7 @@ Side = Sequence[Attempt]
 _COUNTS: dict[str, Callable[[Attempt], float]] = {
     "critical path": accounting.sequential_tokens,
     "total tokens": accounting.total_tokens,
-    "threads": threads,
+    "threads": accounting.spawned,
 }
 _BETTER = {"accuracy": 1, "critical path": -1, "critical path, both right": -1}
 
@@ -468,6 +464,23 @@ def before_after(tried: Tried, names: Sequence[str], temperature: float) -> pd.D
         for row in _compared(tried[name, temperature], tried[name + AFTER, temperature]):
             rows.append({"run": name, **row})
     return pd.DataFrame(rows)
+
+
+def priced_against_free(
+    tried: Tried, systems: Mapping[str, System], names: Sequence[str], temperature: float
+) -> pd.DataFrame:
+    """What the price on length did: each model trained with one against that trained without from the same start.
+
+    Columns: those of `before_after`, where before is the model trained without, and `against`, its name.
+    """
+    rows = []
+    for name in names:
+        level = [other for other in names if _same(systems[other], systems[name])]
+        free = next((other for other in level if not systems[other + AFTER].latency), None)
+        if free and systems[name + AFTER].latency:
+            found = _compared(tried[free + AFTER, temperature], tried[name + AFTER, temperature])
+            rows += [{"run": name, "against": free, **row} for row in found]
+    return pd.DataFrame(rows, columns=None if rows else ["run", "against", "quantity", "n", "change", "verdict"])
 
 
 def _compared(before: Side, after: Side) -> list[dict[str, Any]]:
@@ -516,30 +529,32 @@ def findings(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
         of = table[table["run"] == name].set_index("quantity").to_dict("index")
         parts = []
         for quantity, row in of.items():
-            if quantity in ("accuracy", "critical path", "threads"):
+            if quantity != "total tokens":
                 change = f"{row['change']:+.1f} points" if quantity == "accuracy" else ""
                 change = change or (f"{row['change']:.2f} times" if row["unit"] == "times" else f"{row['change']:+.2f}")
                 interval = f"[{readable(row['change_low'])}, {readable(row['change_high'])}]"
                 sides = f"{readable(row['before'])} → {readable(row['after'])}"
                 parts.append(f"{quantity} {sides}, {change} {interval} (*{row['verdict']}*)")
         path, accuracy = of["critical path"], of["accuracy"]
-        level = "no loss of accuracy that could be told" if accuracy["verdict"] != "loss" else "a loss of accuracy"
-        parts += [f"so the path is shorter, with {level}"] if path["verdict"] == "gain" else []
+        worst = readable(max(0.0, -accuracy["change_low"]))
+        if path["verdict"] == "gain":
+            parts.append(f"so the path is shorter, and accuracy at worst {worst} points lower (95 %)")
         said.append(f"- **{plots.name(name)}**, n = {accuracy['n']}: " + "; ".join(parts) + ".")
     return said
 
 
 def claim_estimates(workspace: Workspace) -> dict[str, Estimate]:
     """What notebook 23 measured of the directions in `claims.REINFORCED`, by the claim's id; only of runs whose reward
-    was the right answer alone. Nothing where 23 has not run. Raises as `read`."""
-    path = workspace.tables / f"{PAIRS}.csv"
-    if not path.exists():
+    was the right answer alone. Nothing where 23 has not run."""
+    path, index = workspace.tables / f"{PAIRS}.csv", workspace.data / INDEX
+    if not (path.exists() and index.exists()):
         return {}
-    trained = read(workspace)[1]
+    runs = json.loads(index.read_text(encoding="utf-8"))["runs"]
+    priced = {name for name, row in runs.items() if row["latency"] or row["work"]}
     found = {}
     for row in pd.read_csv(path).to_dict("records"):
         of = row["run"], row["quantity"]
-        if of in claims.REINFORCED and of[0] in trained and not trained[of[0] + AFTER].latency:
+        if of in claims.REINFORCED and of[0] not in priced:
             change = Estimate(row["change"], row["change_low"], row["change_high"], int(row["n"]))
             found[claims.reinforced(*of)] = change
     return found
@@ -551,8 +566,8 @@ HERE, PAPER = "this run", "the APR paper, its model and problems"
 _FIGURE5: dict[str, tuple[str, Callable[[Attempt], float]]] = {
     "accuracy": ("right answers (%)", lambda a: 100.0 * a.correct),
     "total_tokens": ("total tokens", accounting.total_tokens),
-    "tokens_per_sequence": ("tokens a sequence", lambda a: accounting.total_tokens(a) / (1 + threads(a))),
-    "child_threads": ("child threads", threads),
+    "tokens_per_sequence": ("tokens a sequence", lambda a: accounting.total_tokens(a) / (1 + accounting.spawned(a))),
+    "child_threads": ("child threads", accounting.spawned),
 }
 _PAPER_N = 1000
 
@@ -629,7 +644,7 @@ def _alone(column: str, value: float) -> dict[str, float]:
 def spreads(tried: Tried, names: Sequence[str], temperature: float) -> pd.DataFrame:
     """Threads of a problem and tokens of its longest one, before and after: panel, run, step, value."""
     panels: dict[str, Callable[[Attempt], float]] = {
-        "threads a problem": threads,
+        "threads a problem": accounting.spawned,
         "tokens of the longest thread": accounting.longest_thread,
     }
     rows = [

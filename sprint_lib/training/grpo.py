@@ -3,29 +3,32 @@
 group's, and every sequence of the attempt, planners, executors, parents, children, is trained with it.
 
 TRL's GRPOTrainer takes a `rollout_func`, but one completion for a prompt, and a reward a completion; an attempt is a
-graph of calls with one reward. Its AsyncGRPOTrainer (1.16, experimental) does take rows of many calls from a worker of
+graph of calls with one reward. Its AsyncGRPOTrainer (in the pinned 1.16) does take rows of many calls from a worker of
 one's own, but counts every token alike, so that attempts of many calls weigh most, passes over them once, knows no
 reference model, and shares prefixes by a GPU's kernels. So the arithmetic is here and the rest is the suite's own:
 attempts come from `rollouts`, the calls of an attempt are prefix trees (`trees`), as in fine-tuning, the optimizer is
-fine-tuning's.
+plain AdamW.
 
-    advantage      A = (reward - mean of the group) / (its standard deviation + 1e-4)
+    advantage      A = (reward - mean of the group) / (the larger of its standard deviation and `least_spread`, + 1e-4)
     of a token     min(r A, clip(r, 1 - clip, 1 + clip) A) - kl * (exp(q - p) - (q - p) - 1)
                    where p, q, o are the token's log probabilities by the model, the one it started from, and the one
                    that wrote it, at the temperature it was written with, and r = exp(p - o)
     of an attempt  the mean over its calls of the mean over what the call wrote
     of a step      the mean over all attempts; one update for each of `inner` passes over them
 
-The first pass writes down o, since no update comes between it and the rollouts. A group whose attempts have all the
-same reward has no advantage and is not computed. The state is saved after each step, before anything is done with it;
-a run that was cut goes on from there.
+The first pass writes down o, since no update comes between it and the rollouts. What has no advantage is not computed,
+such as a group whose attempts have all the same reward. In standard deviations small differences of length count as
+much as right and wrong wherever all attempts of a group are right, whatever latency weighs: `least_spread` is against
+that. The state is saved after each step, before anything is done with it; a run that was cut goes on from there.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import operator
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sprint_lib import store
-from sprint_lib.accounting import sequential_tokens, total_tokens
+from sprint_lib.accounting import sequential_tokens, spawned, total_tokens
 from sprint_lib.calls import STATUSES, Attempt
 from sprint_lib.training.rollouts import Reward, Rollout, Rollouts, Written
 from sprint_lib.training.sft import padded
@@ -67,10 +70,9 @@ class GrpoConfig:
     clip: float = 0.2
     kl: float = 0.001
     temperature: float = 1.0
-    trained: int = 0  # attempts of a group that are trained: the best and the worst of it, as many of each; 0: all
+    least_spread: float = 0.0  # of a group's rewards, in which advantages are counted
     max_norm: float = 1.0  # of the gradients
     weight_decay: float = 0.0
-    optimizer: str = "adamw"  # or muon, as in fine-tuning
     batch_tokens: int = 8192  # computed at once, padding included
     bf16: bool = True
     seed: int = 0
@@ -80,11 +82,9 @@ class GrpoConfig:
         for name in ("steps", "inner", "lr", "clip", "temperature", "max_norm", "batch_tokens", "threads"):
             if not getattr(self, name) > 0:
                 raise GrpoError(f"{name!r} is {getattr(self, name)}, it must be more than 0")
-        for name in ("kl", "trained", "warmup", "weight_decay"):
+        for name in ("kl", "least_spread", "warmup", "weight_decay"):
             if getattr(self, name) < 0:
                 raise GrpoError(f"{name!r} is {getattr(self, name)}, it must be 0 or more")
-        if self.optimizer not in ("adamw", "muon"):
-            raise GrpoError(f"'optimizer' is {self.optimizer!r}, it must be one of adamw, muon")
 
 
 Report = Callable[[Mapping[str, float]], None]  # takes the row of a step
@@ -93,22 +93,12 @@ Report = Callable[[Mapping[str, float]], None]  # takes the row of a step
 # --- the arithmetic -------------------------------------------------------------------
 
 
-def advantages(rewards: Sequence[float]) -> list[float]:
+def advantages(rewards: Sequence[float], least_spread: float = 0.0) -> list[float]:
     """Rewards of a group against its mean, in standard deviations (of the population); 0 if all are the same."""
     mean = sum(rewards) / len(rewards)
     deviation = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
-    return [(reward - mean) / (deviation + _SMALL) if deviation > 1e-9 else 0.0 for reward in rewards]
-
-
-def extremes(group: Sequence[Rollout], size: int) -> list[Rollout]:
-    """The worst and the best attempts of a group, `size` in all (0: all of them).
-
-    What lies between teaches least for what it costs to compute (arXiv 2504.13818).
-    """
-    if not size or len(group) <= size:
-        return list(group)
-    ranked = sorted(group, key=lambda rollout: rollout.reward)
-    return ranked[: size - size // 2] + ranked[len(ranked) - size // 2 :]
+    scale = max(deviation, least_spread) + _SMALL
+    return [(reward - mean) / scale if deviation > 1e-9 else 0.0 for reward in rewards]
 
 
 def weigh(calls: Sequence[Written]) -> list[Tree]:
@@ -117,10 +107,9 @@ def weigh(calls: Sequence[Written]) -> list[Tree]:
     Each call has the same share, and each token the same share of its call's. Where two calls of a tree wrote the same
     after the same, the token has both shares.
     """
-    written = [call for call in calls if call[1]]
     paths = []
-    for prompt, ids in written:
-        share = 1 / (len(ids) * len(written))
+    for prompt, ids in calls:
+        share = 1 / (len(ids) * len(calls))
         paths.append(([*prompt, *ids], [*[0.0] * len(prompt), *[share] * len(ids)]))
     return [lay_out(group, operator.add) for group in grouped(paths)]
 
@@ -154,7 +143,7 @@ class _Piece:
     reference: torch.Tensor | None = None
 
     def loss(self, log_probs: torch.Tensor, config: GrpoConfig) -> tuple[torch.Tensor, float, float]:
-        """The loss; the mean divergence of the trained tokens, and how many of them were clipped. The first log
+        """The loss; the mean divergence of the trained tokens, and the share of them that was clipped. The first log
         probabilities that come are those of the model that wrote the tokens."""
         self.old = log_probs.detach() if self.old is None else self.old
         reference = self.old if self.reference is None else self.reference
@@ -167,12 +156,14 @@ class _Piece:
         )
 
 
-def _pieces(groups: Sequence[Sequence[Rollout]], config: GrpoConfig, context: int, pad: int) -> list[_Piece]:
+def _pieces(
+    groups: Sequence[Sequence[Rollout]], config: GrpoConfig, context: int, pad: int, device: str = "cpu"
+) -> list[_Piece]:
     import torch
 
     rows: list[tuple[Tree, float]] = []
     for group in groups:
-        given = advantages([rollout.reward for rollout in group]) if group else []
+        given = advantages([rollout.reward for rollout in group], config.least_spread) if group else []
         rows += [(tree, a) for r, a in zip(group, given, strict=True) if a for tree in weigh(r.calls)]
     if any(max(tree.positions) >= context for tree, _ in rows):
         raise GrpoError(f"an attempt has a call of more than the {context} tokens that the model takes")
@@ -183,10 +174,10 @@ def _pieces(groups: Sequence[Sequence[Rollout]], config: GrpoConfig, context: in
         width = padded(len(rows[-1][0].tokens))
         height = max(1, config.batch_tokens // width)
         taken, rows = rows[-height:], rows[:-height]
-        inputs = collate([tree for tree, _ in taken], width, pad)
+        inputs = {name: values.to(device) for name, values in collate([tree for tree, _ in taken], width, pad).items()}
         weights = inputs.pop("weights")[:, 1:] / attempts
         inputs.pop("labels")
-        pieces.append(_Piece(inputs, weights, torch.tensor([[advantage] for _, advantage in taken])))
+        pieces.append(_Piece(inputs, weights, torch.tensor([[advantage] for _, advantage in taken], device=device)))
     return pieces
 
 
@@ -194,7 +185,7 @@ def _log_probs(model: PreTrainedModel, piece: _Piece, config: GrpoConfig) -> tup
     """Log probabilities [rows, width - 1] of the tokens that follow, and the mean entropy of those that are trained."""
     import torch
 
-    with torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16, enabled=config.bf16):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
         logits = model(**piece.inputs, use_cache=False).logits[:, :-1]
     scores = torch.log_softmax(logits.float() / config.temperature, dim=-1)
     following = piece.inputs["input_ids"][:, 1:, None]
@@ -218,25 +209,24 @@ def train_grpo(
 
     `reward` is of an attempt (default: `Reward()`). A `Reward` that weighs lengths is given the typical ones of the
     first step's attempts. `rollouts` are closed at the end, however it comes. Rows of the curve have means over the
-    step's attempts, before its update.
+    step's attempts, before its update. Computed on a GPU if there is one.
 
     Raises:
-        GrpoError: if `out` holds the state of a run of other settings.
+        GrpoError: if `out` holds the state of a run of other settings, or of a reward no source is known of.
         FileNotFoundError: if there is no base model.
     """
     import torch
 
     base, out = Path(base), Path(out)
-    shape = repr(reward) if isinstance(reward, Reward) else getattr(reward, "__qualname__", "")
-    key = store.hash_json([store.hash_model(base), asdict(config), repr(rollouts), shape, _code()])
+    reward = reward or Reward()
+    key = store.hash_json([store.hash_model(base), asdict(config), repr(rollouts), _shape(reward), _code()])
     done = _finished(out, key)
     if done:
         return done
     torch.set_num_threads(config.threads)
     state = _State(base, out, key, config)
-    reward = state.reward or reward or Reward()
     with closing(rollouts):
-        _steps(state, rollouts, reward, report)
+        _steps(state, rollouts, state.reward or reward, report)
     return state.finish()
 
 
@@ -245,14 +235,16 @@ def _steps(state: _State, rollouts: Rollouts, reward: Callable[[Attempt], float]
     config = state.config
     while state.step < config.steps:
         began = time.monotonic()
-        groups = _kept(rollouts.sample(state.step, state.policy()))
+        sampled = rollouts.sample(state.step, state.policy())
+        groups = _kept(sampled)
         if state.step == 0 and isinstance(reward, Reward):
             reward = state.reward = reward.measured([rollout.attempt for group in groups for rollout in group])
         groups = [[replace(rollout, reward=reward(rollout.attempt)) for rollout in group] for group in groups]
-        sampled = time.monotonic()
-        trained = [extremes(group, config.trained) for group in groups]
-        row = {"step": float(state.step), **_measures(groups), **_update(state, trained, config)}
-        row |= {"sampling_seconds": sampled - began, "training_seconds": time.monotonic() - sampled}
+        row = {"step": float(state.step), **_measures(groups)}
+        row["engine_error"] = 1 - row["attempts"] / sum(map(len, sampled))
+        row["sampling_seconds"] = time.monotonic() - began
+        row |= _update(state, groups)
+        row["training_seconds"] = time.monotonic() - began - row["sampling_seconds"]
         state.curve.append(row)
         state.step += 1
         state.save()
@@ -278,18 +270,19 @@ def _measures(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
         "accuracy": sum(attempt.correct for attempt in attempts) / n,
         "sequential": sum(map(sequential_tokens, attempts)) / n,
         "total": sum(map(total_tokens, attempts)) / n,
-        "threads": sum(call.role in ("executor", "child", "body") for a in attempts for call in a.calls) / n,
+        "threads": sum(map(spawned, attempts)) / n,
         "calls": sum(len(attempt.calls) for attempt in attempts) / n,
         "groups_told_apart": sum(told) / max(1, len(told)),
         **{status: ended[status] / n for status in STATUSES},
     }
 
 
-def _update(state: _State, groups: Sequence[Sequence[Rollout]], config: GrpoConfig) -> dict[str, float]:
+def _update(state: _State, groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     """`inner` updates on the attempts of a step; means over trained tokens of the last pass, entropy of the first."""
     import torch
 
-    pieces = _pieces(groups, config, state.context, state.pad)
+    config = state.config
+    pieces = _pieces(groups, config, state.context, state.pad, state.model.device.type)
     tokens = sum(int((piece.weights > 0).sum()) for piece in pieces)
     if not pieces:  # nothing is told apart, nothing is learnt
         return {"tokens": 0.0}
@@ -309,8 +302,8 @@ def _update(state: _State, groups: Sequence[Sequence[Rollout]], config: GrpoConf
             found["entropy"] += entropy.item() * share * (passed == 0)
         norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.max_norm)
         found["gradient"] = norm.item()
-        for group, rate in zip(state.optimizer.param_groups, state.rates, strict=True):
-            group["lr"] = rate * min(1.0, (state.step + 1) / max(1, config.warmup))
+        for group in state.optimizer.param_groups:
+            group["lr"] = config.lr * min(1.0, (state.step + 1) / max(1, config.warmup))
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
     return found
@@ -321,7 +314,18 @@ def _update(state: _State, groups: Sequence[Sequence[Rollout]], config: GrpoConf
 
 def _code() -> list[str]:
     here = Path(__file__)
-    return [store.hash_path(here.with_name(name)) for name in ("grpo.py", "rollouts.py", "trees.py", "optimizer.py")]
+    return [store.hash_path(here.with_name(name)) for name in ("grpo.py", "rollouts.py", "trees.py")]
+
+
+def _shape(reward: Callable[[Attempt], float]) -> str:
+    """What stands for a reward in the key of a training."""
+    try:
+        return repr(reward) if isinstance(reward, Reward) else inspect.getsource(reward)
+    except (TypeError, OSError):
+        raise GrpoError(
+            f"reward {reward!r}: give a Reward or a function that stands in a file or a cell, "
+            "so that a training that was cut is known by its text"
+        ) from None
 
 
 def _finished(out: Path, key: str) -> dict[str, Any] | None:
@@ -343,26 +347,18 @@ class _State:
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self.pad: int = self.tokenizer.pad_token_id or 0
         torch.manual_seed(config.seed)
-        self.model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        self.reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device)
+        self.reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device)
         self.context: int = self.model.config.max_position_embeddings
-        self.optimizer = self._optimizer()
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        )
         self.step, self.seconds, self.resumed = 0, 0.0, 0
         self.curve: list[dict[str, float]] = []
         self.reward: Reward | None = None
         self._began = time.monotonic()
         self._load()
-
-    def _optimizer(self) -> Any:
-        import torch
-
-        from sprint_lib.training.optimizer import MuonAdamW
-
-        if self.config.optimizer == "muon":
-            return MuonAdamW(self.model, self.config.lr, self.config.lr, self.config.weight_decay)
-        decay = self.config.weight_decay
-        return torch.optim.AdamW(self.model.parameters(), self.config.lr, betas=(0.9, 0.95), weight_decay=decay)
 
     def policy(self) -> Path:
         """The folder with the weights as they are now, from which attempts are sampled."""
@@ -379,7 +375,10 @@ class _State:
         kept["seconds"] = self.seconds + time.monotonic() - self._began
         self.out.mkdir(parents=True, exist_ok=True)
         partial = self.out / f"{_STATE}.partial"
-        torch.save(kept, partial)
+        with partial.open("wb") as file:
+            torch.save(kept, file)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(self.out / _STATE)
 
     def _load(self) -> None:
@@ -388,7 +387,7 @@ class _State:
         path = self.out / _STATE
         if not path.exists():
             return
-        kept = torch.load(path, weights_only=True)
+        kept = torch.load(path, map_location="cpu", weights_only=True)
         if kept["key"] != self.key:
             raise GrpoError(f"{path}: a run of other settings was cut here; delete it or give another folder")
         self.model.load_state_dict(kept["model"])
