@@ -536,9 +536,9 @@ def findings(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
                 sides = f"{readable(row['before'])} → {readable(row['after'])}"
                 parts.append(f"{quantity} {sides}, {change} {interval} (*{row['verdict']}*)")
         path, accuracy = of["critical path"], of["accuracy"]
-        worst = readable(max(0.0, -accuracy["change_low"]))
-        if path["verdict"] == "gain":
-            parts.append(f"so the path is shorter, and accuracy at worst {worst} points lower (95 %)")
+        worst = accuracy["change_low"]
+        level = "no lower" if worst >= 0 else f"at worst {readable(-worst)} points lower (95 %)"
+        parts += [f"so the path is shorter, and accuracy {level}"] if path["verdict"] == "gain" else []
         said.append(f"- **{plots.name(name)}**, n = {accuracy['n']}: " + "; ".join(parts) + ".")
     return said
 
@@ -620,7 +620,7 @@ def frontier(tried: Tried, systems: Mapping[str, System], names: Sequence[str], 
     frame = _points(tried, names, temperature, accounting.sequential_tokens)
     starts = {name: next(o for o in names if _same(systems[o], systems[name])) for name in names}
     frame["panel"] = [f"from {plots.name(starts[name])}" for name in frame["run"]]
-    weights = {name: f"λ {systems[name + AFTER].latency:g}" for name in names}
+    weights = {name: f"λ {systems[name + AFTER].latency or 0:g}" for name in names}
     frame["label"] = [weights[r] if s == "after" else "" for r, s in zip(frame["run"], frame["step"], strict=True)]
     return frame
 
