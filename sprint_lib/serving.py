@@ -472,7 +472,7 @@ def engine_for(
 
     Args:
         model: a folder, the name of a shipped model or one on the hub.
-        given: an `EngineSpec` as plain data without `model`. Behind servers that run already (`kind: server` with
+        given: an `EngineSpec` as plain data without `model`; `dtype: auto` is `fastest_dtype` here. Behind servers that run already (`kind: server` with
             `urls`) the model goes by its folder's name unless `model` says otherwise. With `kind: vllm` a server is
             started by the `with` block, and the rest are `Settings`: `dtype`, `max_model_len`, `data_parallel_size`,
             `nodes`. It serves a folder's model by a name that holds a hash of the weights and of these settings, so
@@ -498,7 +498,15 @@ def engine_for(
     if kind == "server":
         return ModelEngine(EngineSpec(**{"model": Path(model).name, **given}))
     folder = str(models.path(str(model)) if model in models.names() else model)
-    return ModelEngine(EngineSpec(**{**given, "model": folder}))
+    dtype = {"dtype": fastest_dtype()} if given.get("dtype") == "auto" else {}
+    return ModelEngine(EngineSpec(**{**given, **dtype, "model": folder}))
+
+
+def fastest_dtype() -> str:
+    """What this machine decodes fastest in: bfloat16 if it multiplies matrices in it (AMX), else float32."""
+    from torch import cpu
+
+    return "bfloat16" if cpu.get_capabilities().get("amx_bf16") else "float32"
 
 
 def check_engine(given: Mapping[str, Any]) -> None:
