@@ -472,11 +472,11 @@ def engine_for(
 
     Args:
         model: a folder, the name of a shipped model or one on the hub.
-        given: an `EngineSpec` as plain data without `model`; `dtype: auto` is `fastest_dtype` here. Behind servers that run already (`kind: server` with
-            `urls`) the model goes by its folder's name unless `model` says otherwise. With `kind: vllm` a server is
-            started by the `with` block, and the rest are `Settings`: `dtype`, `max_model_len`, `data_parallel_size`,
-            `nodes`. It serves a folder's model by a name that holds a hash of the weights and of these settings, so
-            that attempts of other weights are never taken for this one's.
+        given: an `EngineSpec` as plain data without `model`; `dtype: auto` is `fastest_dtype` here. Behind servers that
+            run already (`kind: server` with `urls`) the model goes by its folder's name unless `model` says otherwise.
+            With `kind: vllm` a server is started by the `with` block, and the rest are `Settings`: `dtype`,
+            `max_model_len`, `data_parallel_size`, `nodes`. It serves a folder's model by a name that holds a hash of
+            the weights and of these settings, so that attempts of other weights are never taken for this one's.
         log: file for what a server that is started here says.
         control: of such a server, see `Settings`.
 
