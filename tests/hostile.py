@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+
+YARDSTICK = 0.14  # seconds of CPU that `yardstick` takes on the machine that the tests' limits are of
 
 _ODD = [
     "",
@@ -77,3 +81,20 @@ def _seconds(function: Callable[[str], object], text: str) -> float:
     start = time.thread_time()
     function(text)
     return time.thread_time() - start
+
+
+def yardstick() -> float:
+    """CPU seconds of what a stream is made of: texts to JSON and back, cut and counted."""
+    began = time.process_time()
+    found: dict[str, int] = {}
+    for number in range(20_000):
+        event = json.dumps({"choices": [{"text": f"Try {number} + 3\n", "token_ids": [number, 3, 7]}]})
+        for piece in f"{event}\n{event}".split("\n"):
+            for word in json.loads(piece)["choices"][0]["text"].split():
+                found[word] = found.get(word, 0) + 1
+    return time.process_time() - began
+
+
+def slowness() -> float:
+    """How many times slower this machine is now than the one that the tests' limits are of; at least 1."""
+    return max(1.0, median(yardstick() for _ in range(3)) / YARDSTICK)

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from hostile import yardstick
+
 from sprint_lib.calls import Call
 from sprint_lib.engines import EngineSpec
 from sprint_lib.engines.server import ServerEngine
@@ -96,21 +98,9 @@ async def measured(works: list[Callable[[], Awaitable[Any]]], concurrency: int) 
     return found, time.process_time() - cpu, time.perf_counter() - began
 
 
-def yardstick() -> float:
-    """CPU seconds of what a stream is made of: texts to JSON and back, cut and counted."""
-    began = time.process_time()
-    found: dict[str, int] = {}
-    for number in range(20_000):
-        event = json.dumps({"choices": [{"text": f"Try {number} + 3\n", "token_ids": [number, 3, 7]}]})
-        for piece in f"{event}\n{event}".split("\n"):
-            for word in json.loads(piece)["choices"][0]["text"].split():
-                found[word] = found.get(word, 0) + 1
-    return time.process_time() - began
-
-
 async def main(url: str, model: str, stages: int, problems: int, concurrency: int, rounds: int) -> dict[str, Any]:
     questions = [problem.question for problem in get_task("countdown").load(problems, split="test", seed=0)]
-    spec = EngineSpec(kind="server", model=model, urls=(url,), tokenizer=TOKENIZER)
+    spec = EngineSpec(kind="server", model=model, urls=(url,), tokenizer=TOKENIZER, connect_seconds=120.0)
 
     def settings(seed: int) -> LoopSettings:
         return LoopSettings(temperature=0.0, seed=seed, max_stages=stages)

@@ -123,5 +123,5 @@ def sprint(root: Path, *arguments: str, home: Path | None = None) -> subprocess.
     """Run `sprint ARGUMENTS` in a repository, to its end."""
     where = environment(home or root)
     return subprocess.run(
-        command(*arguments), cwd=root, env=where, capture_output=True, text=True, timeout=120, check=False
+        command(*arguments), cwd=root, env=where, capture_output=True, text=True, timeout=900, check=False
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import hostile
 import numpy as np
 import pandas as pd
 import pytest
@@ -177,9 +178,9 @@ def test_without_brackets(text: str) -> None:
 
 
 def test_without_brackets_takes_linear_time() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     audit.without_brackets("<" * 1_000_000 + "\n" + "<a" * 500_000)
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2 * hostile.slowness()
 
 
 @pytest.mark.parametrize("text", ["", "\x00<Plan_1>", TEXT[:100], TEXT + TEXT, "<Plan_1><prompt_1.1>" * 50])

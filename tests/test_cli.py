@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 import repository
 
@@ -328,10 +329,11 @@ def test_thousands_of_files_and_five_megabytes_a_second(tmp_path: Path, capsys: 
     text = f"Question\n{text}<Final_answer>\n1\n</Final_answer>\n"
     for i in range(1000):
         (tmp_path / f"{i}.txt").write_text(text)
-    for _ in range(2):  # other processes may be at work the first time
+    for _ in range(3):  # other processes may be at work the first time
         start = time.process_time()
         found = answer(capsys, "parse", str(tmp_path), "--json")
         rate = 1000 * len(text) / (time.process_time() - start)
+        rate *= hostile.slowness()
         if rate > 5e6:
             break
     assert len(found) == 1000

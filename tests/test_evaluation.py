@@ -42,6 +42,8 @@ class Fake:
         Fake.most = max(Fake.most, Fake.running)
         began = time.monotonic()
         try:
+            if Fake.asked > int(os.environ.get("FAKE_HANGS", "1000000")):
+                await asyncio.sleep(100)
             await asyncio.sleep(float(os.environ.get("FAKE_SECONDS", "0")) * (1 + request.seed % 3))
         finally:
             Fake.running -= 1
@@ -254,7 +256,8 @@ def test_kill_at_any_moment_loses_and_doubles_nothing(fake: Any, space: Workspac
     spec = store.write_json(space.root / "spec.json", described(spec_of(name="killed", n=40), space))
     log = space.attempts("killed")
     before: dict[str, Any] = {}
-    for target in (3, 11, 25):
+    for target, most in ((3, 9), (11, 12), (25, 14)):  # no child does more than `most`, however late it is killed
+        monkeypatch.setenv("FAKE_HANGS", str(most))
         command = [sys.executable, "-m", "sprint_lib.evaluation.runs", str(spec)]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
             wait_until(lambda target=target: log.exists() and len(store.read_log(log)) >= target)
@@ -263,6 +266,7 @@ def test_kill_at_any_moment_loses_and_doubles_nothing(fake: Any, space: Workspac
         assert before.items() <= now.items()
         assert len(now) < 40
         before = now
+    monkeypatch.delenv("FAKE_HANGS")
     assert outcomes(runs.run(spec_of(name="killed", n=40), space)) == expected
     assert before.items() <= store.read_log(log).items()
     assert {record["session"] for record in store.read_log(log).values()} == {1, 2, 3, 4}
@@ -290,12 +294,12 @@ def test_failing_child_is_reported_with_its_last_lines(fake: Any, space: Workspa
         runs.run_many([spec_of()], space)
     monkeypatch.delenv("FAKE_CRASH")
     monkeypatch.setenv("FAKE_LIMIT", "0")
-    monkeypatch.setenv("FAKE_SECONDS", "0.2")
-    began = time.monotonic()
+    monkeypatch.setenv("FAKE_HANGS", "1")
+    slow = spec_of(name="slow", n=200, concurrency=1)
     with pytest.raises(RunError, match=r"(?s)error: run 'rft': every attempt failed.*out of memory"):
-        runs.run_many([spec_of(n=1), spec_of(name="slow", n=200, concurrency=1)], space)
-    assert time.monotonic() - began < 10  # the other one was stopped
-    RecordLog(space.attempts("slow"), "free again", wait=2).close()
+        runs.run_many([spec_of(n=1), slow], space)
+    with RecordLog(space.attempts("slow"), runs.run_key(slow), wait=20) as log:  # free again
+        assert len(log) < 2  # it was stopped, and did not come to its own end, which is after two errors
 
 
 PARENT = """
@@ -319,7 +323,7 @@ def test_killed_parent_leaves_no_child_writing(fake: Any, space: Workspace, monk
             RecordLog(logs[0], "x", wait=0)
         parent.send_signal(signal.SIGKILL)
     for log, spec in zip(logs, specs, strict=True):
-        with RecordLog(log, runs.run_key(spec), wait=2) as held:
+        with RecordLog(log, runs.run_key(spec), wait=20) as held:
             assert 2 <= len(held) < 500
 
 
@@ -335,7 +339,7 @@ def described(spec: RunSpec, space: Workspace) -> dict[str, Any]:
     return {"profile": space.profile, "outputs": str(space.root.parent), "run": spec.to_json()}
 
 
-def wait_until(true: Any, seconds: float = 20) -> None:
+def wait_until(true: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"nothing happened in {seconds} s; {os.getpid()}"

@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def lab(project: Path) -> Iterator[Callable[[str | Path], str]]:
         yield url
     finally:
         server.terminate()  # ends its kernels too
-        server.wait(30)
+        server.wait(120)
 
 
 @pytest.fixture
@@ -101,20 +102,22 @@ def test_notebook_00_runs_from_top_to_end_in_jupyterlab(
     project: Path, browser: Any, lab: Callable[[str | Path], str]
 ) -> None:
     browser.get(lab("lab/tree" / NOTEBOOK))
-    _wait_until(lambda: any(k["connections"] for k in _get(lab("api/kernels"))), 90, "the kernel")
-    _wait_until(lambda: _shown(browser, IDLE), 30, "the kernel to be idle")
+    _wait_until(lambda: any(k["connections"] for k in _get(lab("api/kernels")) or ()), 90, "the kernel")
+    _wait_until(lambda: _shown(browser, IDLE), 120, "the kernel to be idle")
     time.sleep(3)  # cells run before the page has heard of its kernel are dropped by JupyterLab
-    _click(browser, ".lm-MenuBar-item", "Run")
-    _click(browser, ".lm-Menu-item[data-command='runmenu:run-all'] .lm-Menu-itemLabel", "Run All Cells")
-
+    _run_all(browser)
+    asked = time.monotonic()
     cells: list[dict[str, Any]] = []
 
     def finished() -> bool:
+        nonlocal asked
         if not _shown(browser, IDLE):
             return False
-        _save(browser)
-        time.sleep(3)  # a second save in the middle of the first would ask which of the two to keep
+        _save(browser, project / NOTEBOOK)
         cells[:] = _code_cells(project / NOTEBOOK)
+        if not any(cell["execution_count"] for cell in cells) and time.monotonic() - asked > 30:  # they were dropped
+            _run_all(browser)
+            asked = time.monotonic()
         return any(_errors(cell) for cell in cells) or all(cell["execution_count"] for cell in cells)
 
     try:
@@ -143,18 +146,42 @@ def _errors(cell: dict[str, Any]) -> list[str]:
 
 
 def _shown(browser: Any, selector: str, text: str = "") -> list[Any]:
-    return [e for e in browser.find_elements("css selector", selector) if e.is_displayed() and text in e.text]
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    found = []
+    for element in browser.find_elements("css selector", selector):
+        with suppress(StaleElementReferenceException):  # the page has drawn it anew meanwhile
+            if element.is_displayed() and text in element.text:
+                found.append(element)
+    return found
 
 
 def _click(browser: Any, selector: str, text: str) -> None:
-    _wait_until(lambda: _shown(browser, selector, text), 20, f"{text!r} to click on")
-    _shown(browser, selector, text)[0].click()
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    def clicked() -> bool:
+        with suppress(StaleElementReferenceException):
+            for element in _shown(browser, selector, text):
+                element.click()
+                return True
+        return False
+
+    _wait_until(clicked, 60, f"{text!r} to click on")
 
 
-def _save(browser: Any) -> None:
+def _run_all(browser: Any) -> None:
+    _click(browser, ".lm-MenuBar-item", "Run")
+    _click(browser, ".lm-Menu-item[data-command='runmenu:run-all'] .lm-Menu-itemLabel", "Run All Cells")
+
+
+def _save(browser: Any, file: Path) -> None:
     from selenium.webdriver import ActionChains, Keys
 
+    before, end = file.stat().st_mtime_ns, time.monotonic() + 10
     ActionChains(browser).key_down(Keys.CONTROL).send_keys("s").key_up(Keys.CONTROL).perform()
+    while file.stat().st_mtime_ns == before and time.monotonic() < end:
+        time.sleep(0.1)
+    time.sleep(3)  # a second save in the middle of the first would ask which of the two to keep
 
 
 def _get(url: str) -> Any:

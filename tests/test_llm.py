@@ -841,7 +841,7 @@ def _stored(folder: Path) -> set[str]:
 def test_a_thousand_traces_with_faults_killed_and_resumed(tmp_path: Path) -> None:
     environment = {**os.environ, "SPRINT_TEST_KEY": KEY, "PYTHONUNBUFFERED": "1"}
     with ScriptedServer(one_in_five) as server:
-        spec = write_spec(tmp_path, server.url, 1000, concurrency=16, read_seconds=2)
+        spec = write_spec(tmp_path, server.url, 1000, concurrency=16, read_seconds=5)
         command = [sys.executable, "-m", "sprint_lib", "curate", str(spec)]
         outputs = []
         kept: list[tuple[int, set[str]]] = []  # requests so far, and what is stored of their replies

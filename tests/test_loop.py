@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+import hostile
 import pytest
 from scripted import Script, ScriptedEngine, Until
 
@@ -391,7 +392,7 @@ def test_times_of_calls_count_from_the_recorders_creation() -> None:
         return await recorder.ask(Request("q", 5), Call(id="S1", role="sample")), recorder.seconds()
 
     call, wall = asyncio.run(ask())
-    assert 0.02 <= call.started <= call.first_token <= call.ended <= wall < 1
+    assert 0.02 <= call.started <= call.first_token <= call.ended <= wall
 
 
 def test_the_loop_costs_little_beside_any_engine() -> None:
@@ -402,7 +403,7 @@ def test_the_loop_costs_little_beside_any_engine() -> None:
     began = time.thread_time()
     calls = sum(len(solve(engine).calls) for _ in range(10))
     assert calls == 220
-    assert (time.thread_time() - began) / calls < 0.005
+    assert (time.thread_time() - began) / calls < 0.005 * hostile.slowness()
 
 
 # --- first success ----------------------------------------------------------------------
@@ -485,9 +486,14 @@ def test_first_success_is_never_the_default_and_needs_somebody_who_can_tell() ->
 def test_a_cancelled_attempt_keeps_its_calls_as_far_as_they_were_heard() -> None:
     async def go() -> Recorder:
         recorder = Recorder(ScriptedEngine({"p1": ("one two", Until("never"))}))
-        request = Request(QUESTION, 99)
-        task = asyncio.create_task(recorder.ask(request, Call("P1", "planner"), lambda new, tokens: None))
-        await asyncio.sleep(0.05)
+        request, heard = Request(QUESTION, 99), asyncio.Event()
+
+        def listen(new: str, tokens: int) -> None:
+            if tokens == 2:
+                heard.set()
+
+        task = asyncio.create_task(recorder.ask(request, Call("P1", "planner"), listen))
+        await asyncio.wait_for(heard.wait(), 20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

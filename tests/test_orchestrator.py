@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from fast_server import calls, fast_server
+from hostile import YARDSTICK
 
 from sprint_lib.engines import open_engine, server
 from sprint_lib.engines.contexts import tokenizer_file
@@ -35,9 +36,6 @@ def measured(url: str, model: str, *numbers: int) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-YARDSTICK = 0.14  # seconds of CPU that `orchestrator.yardstick` takes on the machine that the limit is of
 
 
 def own_milliseconds(found: Mapping[str, Any]) -> float:

@@ -159,7 +159,8 @@ def test_cancelling_ends_every_sample() -> None:
         asked = ScriptedEngine(wait)
         method = get_method("self_consistency")
         task = asyncio.create_task(method.solve(PROBLEM, Exact(), asked, method.settings.from_dict({"n": 3})))
-        await asyncio.sleep(0.01)
+        while len(asked.requests) < 3 and not task.done():
+            await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+import hostile
 import numpy as np
 import pytest
 
@@ -189,4 +190,4 @@ def test_thousand_problems_take_under_two_seconds() -> None:
     values = np.random.default_rng(0).lognormal(6, 1, 1000)
     began = time.process_time()
     st.reduction(values, values[::-1])
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 2 * hostile.slowness()

@@ -149,7 +149,8 @@ def test_second_writer_is_refused_until_the_first_dies(tmp_path: Path) -> None:
         try:
             with pytest.raises(LogError, match="another process"):
                 RecordLog(path, "k", wait=0.1)
-            time.sleep(0.2)
+            while writer.poll() is None and path.read_bytes().count(b"\n") < 10:
+                time.sleep(0.01)
         finally:
             writer.send_signal(signal.SIGKILL)
     with RecordLog(path, "k") as log:
