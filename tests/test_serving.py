@@ -65,9 +65,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
     def do_POST(self):
         said = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        print(self.path, said, flush=True)
         self.send_response(500 if os.environ.get("VLLM_FAKE") == "refuses" and "reload_weights" in said else 200)
         self.end_headers()
-        print(self.path, said, flush=True)
     def log_message(self, *_):
         pass
 '''

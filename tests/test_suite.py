@@ -555,9 +555,10 @@ def records(root: Path) -> list[str]:
     return list(store.read_log(path)) if path.exists() and path.stat().st_size else []
 
 
-def wait_for(condition: Any) -> None:
+def wait_for_a_record(root: Path, running: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 300
-    while not condition():
+    while not records(root):
+        assert running.poll() is None, running.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -574,13 +575,13 @@ def kernels(root: Path) -> Iterator[int]:
 
 
 def test_one_run_at_a_time_and_kill(tmp_path: Path, real: Path) -> None:
-    root, gate = slow_repository(tmp_path, first=0.0), tmp_path / "gate"
+    root, gate = slow_repository(tmp_path, first=0.05), tmp_path / "gate"
     gate.touch()  # while it is there, the first notebook comes no further than its first record
-    held = f"while i and __import__('os').path.exists({str(gate)!r}): time.sleep(0.05)"
+    held = f"while i and __import__('os').path.exists({str(gate)!r}): time.sleep(seconds)"
     edit(root, "00_numbers", "time.sleep(seconds)", held)
     running = start(root)
     try:
-        wait_for(lambda: len(records(root)) >= 1)
+        wait_for_a_record(root, running)
         refused = repository.sprint(root, "run", "--profile", "quick")
         assert refused.returncode == 2
         assert f"another `sprint run` is at work here (process {running.pid})" in refused.stderr
@@ -605,7 +606,7 @@ def test_one_run_at_a_time_and_kill(tmp_path: Path, real: Path) -> None:
 def test_told_to_end_leaves_no_kernel(tmp_path: Path) -> None:
     root = slow_repository(tmp_path)
     running = start(root)
-    wait_for(lambda: len(records(root)) >= 1)
+    wait_for_a_record(root, running)
     running.send_signal(signal.SIGTERM)
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 130
