@@ -475,7 +475,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = repository.sprint(root, "run", "--profile", "quick", home=root / "home")
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"(\d\d_\w+) +done", done.stdout) == NAMES
-    assert done.stderr == ""
+    # Jupyter interrupts a kernel before it ends it, and that may still be at its last message.
+    assert done.stderr.replace("[IPKernelApp] ERROR | KeyboardInterrupt caught in kernel.\n", "") == ""
     return root
 
 
