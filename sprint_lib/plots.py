@@ -81,6 +81,7 @@ class Picture:
 
 
 _TRAINED = "_grpo"  # what the name of a model ends with that was trained further by reinforcement
+_PRICED = "_latency"  # behind the name of what it was trained from: a run with a price on its path
 
 
 def _style(method: str) -> tuple[str, Any, str]:
@@ -88,6 +89,10 @@ def _style(method: str) -> tuple[str, Any, str]:
     if key.endswith(_TRAINED):
         said, shade, _ = _style(key.removesuffix(_TRAINED))
         return f"{said} GRPO", tuple(0.6 * part for part in shade), "*"
+    start, priced, weight = key.partition(_PRICED)
+    if priced and start in _STYLES:
+        said, shade, _ = _STYLES[start]
+        return f"{said} latency{weight.replace('_', ' ')}", tuple(0.5 + 0.5 * part for part in shade), "s"
     found = _STYLES.get(method) or _STYLES.get(key)
     return found or (method.replace("_", " ").replace("-", " "), _PALETTE[6], "o")
 

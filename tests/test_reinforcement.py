@@ -437,6 +437,9 @@ def test_names_and_colours_of_the_trained() -> None:
     assert plots.name("apr-grpo") == "APR GRPO"
     assert plots.name("sos-plus") == plots.name("sos_plus") == "SoS+"
     assert plots.name("apr-cond10-grpo") == "APR, ten children GRPO"
+    assert plots.name("apr-latency") == "APR latency"
+    assert plots.name("sprint-latency-25-grpo") == "SPRINT latency 25 GRPO"
+    assert len({plots.colour(name) for name in ("apr", "apr-latency", "apr-grpo", "apr-latency-grpo")}) == 4
     assert plots.colour("apr-grpo") != plots.colour("apr")
     looks = plots._runs(pd.DataFrame({"run": ["apr", "mine", "other", "sos-plus"]}))
     assert len({shade for _, shade, _ in looks.values()}) == 4

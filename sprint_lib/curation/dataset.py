@@ -12,7 +12,6 @@ import os
 import random
 import re
 import shutil
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -89,9 +88,8 @@ def save(
 
 
 def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], format: Format) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress")  # of a progress bar for notebooks, which is not shown
-        import datasets
+    import datasets
+
     datasets.disable_progress_bars()
     datasets.Dataset.from_list(rows, features=_features(format)).to_parquet(str(path))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -85,9 +84,8 @@ class Training:
 
     def train(self, report: Report | None = None) -> dict[str, Any]:
         """What `train_grpo` returns; raises what it raises."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IProgress")  # of bars for notebooks, which are not shown
-            from transformers.utils.logging import disable_progress_bar
+        from transformers.utils.logging import disable_progress_bar
+
         disable_progress_bar()  # one a step and file; `watch` says how far it is
         return train_grpo(self.base, self.out, self.rollouts, self.config, self.reward, report)
 
