@@ -31,6 +31,7 @@ FASTER = {"table": f"{LAPTOP}/speedup.csv", "value": "value", "digits": 2, "quan
 RIVAL = {"table": f"{LAPTOP}/rivals.csv", "value": "accuracy", "digits": 1}
 PATH = {**RIVAL, "value": "sequential", "digits": 0}
 NOISE = {"table": f"{LAPTOP}/label_noise_comparisons.csv", "value": "change", "comparison": "a tenth more"}
+GRPO = {"table": f"{LAPTOP}/grpo-pairs.csv", "value": "change", "digits": 1}
 QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, "style": "main"}
 
 
@@ -60,6 +61,11 @@ QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, 
             for method in ("pasta", "skeleton_of_thought", "hogwild", "hogwild_earlier")
             for kind in (RIVAL, PATH)
         ),
+        *({**GRPO, "run": "sos-plus", "quantity": "accuracy", "value": part} for part in ("before", "after", "change")),
+        {**GRPO, "run": "sos-plus", "quantity": "critical path", "digits": 2},
+        {**GRPO, "run": "apr", "quantity": "threads"},
+        *({**GRPO, "run": "apr-latency", "quantity": it, "digits": 2} for it in ("critical path", "total tokens")),
+        {**GRPO, "table": f"{LAPTOP}/grpo-latency.csv", "quantity": "critical path", "digits": 2},
         {**FASTER, "table": f"{LONGHAND}/speedup.csv", "part": "all problems"},
         {**FASTER, "table": f"{LONGHAND}/speedup.csv", "quantity": "realised", "part": "all problems", "digits": 0},
     ],
