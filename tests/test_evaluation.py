@@ -333,6 +333,8 @@ def test_printer_says_little(capsys: pytest.CaptureFixture[str]) -> None:
         report({"rft": Progress(10, done, done, done // 2, float(done)), "sprint": Progress(10, done)})
     assert capsys.readouterr().out == "rft 10/10, 50% right · sprint 10/10, 0% right · 10 s\n"
     assert runs.describe({"rft": Progress(10, 4, 2, 1, 3.0)}) == "rft 4/10, 25% right · 3 s, about 9 s left"
+    many = {name: Progress(10, 10 * (name < "c"), 0, 0, 5.0) for name in "abcde"} | {"c": Progress(10, 4, 0, 1, 5.0)}
+    assert runs.describe(many) == "2 of 5 done · c 4/10, 25% right · 5 s"
 
 
 def described(spec: RunSpec, space: Workspace) -> dict[str, Any]:

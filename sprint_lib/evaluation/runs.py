@@ -36,6 +36,8 @@ from sprint_lib.wording import unknown
 
 T = TypeVar("T")
 
+_FEW = 3  # runs whose progress fits on a line
+
 
 class RunError(RuntimeError):
     """A run that could not go on; what it had finished is kept."""
@@ -167,7 +169,7 @@ class Progress:
 Report = Callable[[Mapping[str, Progress]], None]  # all runs at hand, by name
 
 
-def printer(every: float = 15.0) -> Report:
+def printer(every: float = 30.0) -> Report:
     """A report that prints one plain line at most every so many seconds, and one at the end."""
     due = Every(every)
 
@@ -179,9 +181,15 @@ def printer(every: float = 15.0) -> Report:
 
 
 def describe(runs: Mapping[str, Progress]) -> str:
-    """`rft 120/500, 83 % right · sprint 90/500, 80 % right · 65 s, about 110 s left`"""
-    right = {name: f", {p.correct / p.done:.0%} right" if p.done else "" for name, p in runs.items()}
-    parts = [f"{name} {p.done}/{p.total}{right[name]}" for name, p in runs.items()]
+    """`2 of 7 done · rft 120/500, 83 % right · sprint 90/500, 80 % right · 65 s, about 110 s left`
+
+    Of many runs those that are at work; once all are done, all of them.
+    """
+    done = sum(p.done == p.total for p in runs.values())
+    shown = runs if len(runs) <= _FEW or done == len(runs) else {n: p for n, p in runs.items() if 0 < p.done < p.total}
+    right = {name: f", {p.correct / p.done:.0%} right" if p.done else "" for name, p in shown.items()}
+    parts = [f"{name} {p.done}/{p.total}{right[name]}" for name, p in shown.items()]
+    parts = parts if len(shown) == len(runs) else [f"{done} of {len(runs)} done", *parts]
     seconds = max((p.seconds for p in runs.values()), default=0.0)
     lefts = [p.left for p in runs.values() if p.left]
     return " · ".join([*parts, f"{seconds:.0f} s" + (f", about {max(lefts):.0f} s left" if lefts else "")])
