@@ -32,6 +32,7 @@ RIVAL = {"table": f"{LAPTOP}/rivals.csv", "value": "accuracy", "digits": 1}
 PATH = {**RIVAL, "value": "sequential", "digits": 0}
 NOISE = {"table": f"{LAPTOP}/label_noise_comparisons.csv", "value": "change", "comparison": "a tenth more"}
 GRPO = {"table": f"{LAPTOP}/grpo-pairs.csv", "value": "change", "digits": 1}
+SPRINT_GRPO = {**GRPO, "table": "reinforcement/tables/grpo-pairs.csv", "run": "sprint", "quantity": "accuracy"}
 QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, "style": "main"}
 
 
@@ -64,6 +65,8 @@ QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, 
         *({**GRPO, "run": "sos-plus", "quantity": "accuracy", "value": part} for part in ("before", "after", "change")),
         {**GRPO, "run": "sos-plus", "quantity": "critical path", "digits": 2},
         {**GRPO, "run": "apr", "quantity": "threads"},
+        {**SPRINT_GRPO, "value": "before"},
+        {**SPRINT_GRPO, "value": "after"},
         *({**GRPO, "run": "apr-latency", "quantity": it, "digits": 2} for it in ("critical path", "total tokens")),
         {**GRPO, "table": f"{LAPTOP}/grpo-latency.csv", "quantity": "critical path", "digits": 2},
         {**FASTER, "table": f"{LONGHAND}/speedup.csv", "part": "all problems"},
