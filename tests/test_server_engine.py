@@ -722,9 +722,7 @@ def test_vllm_and_the_engine_in_this_process_write_the_same_trajectories(vllm: s
     def facts(attempt: Attempt) -> list[tuple[Any, ...]]:
         return [(c.id, c.completion, c.prompt_tokens, c.completion_tokens, c.finish) for c in attempt.calls]
 
-    same = [(a, b) for a, b in zip(here, there, strict=True) if a.text == b.text]
-    assert len(same) >= 4  # float32: what is decoded together changes rounding
-    for a, b in same:
+    for a, b in zip(here, there, strict=True):
         assert (b.text, b.status, b.correct, b.note) == (a.text, a.status, a.correct, a.note)
         assert facts(b) == facts(a)
     calls = [call for attempt in there for call in attempt.calls]
