@@ -608,6 +608,30 @@ def where_seconds_go(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def first_tokens(runs: Runs, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """What a call waits for before its first token: `queue` and `prefill` as the server says (`clock.Bench.told`), and
+    `way`, which is the rest: tokenising, request, and the first text's way back.
+
+    Columns: method, part, n (attempts), calls, `milliseconds` of a call with bounds over attempts, share in percent.
+    """
+    rows = []
+    for method, attempts in runs.items():
+        said = {record["problem"]: record for record in told.get(method, ())}
+        chosen = [attempt for attempt in attempts if attempt.problem in said]
+        if not chosen:
+            continue
+        waited = [sum(call.first_token - call.started for call in attempt.calls) for attempt in chosen]
+        calls = [len(attempt.calls) for attempt in chosen]
+        parts = {part: [float(said[attempt.problem][part]) for attempt in chosen] for part in ("queue", "prefill")}
+        parts["way"] = [whole - q - p for whole, q, p in zip(waited, *parts.values(), strict=True)]
+        for part, seconds in parts.items():
+            row = {"method": method, "part": part, "n": len(chosen), "calls": sum(calls)}
+            row |= bounded("milliseconds", statistics.ratio(calls, seconds).scaled(1000))
+            rows.append({**row, "share": 100 * sum(seconds) / sum(waited)})
+    bounds = [f"milliseconds{end}" for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["method", "part", "n", "calls", *bounds, "share"])
+
+
 def cache(found: Sequence[Sequence[latency.Hit]]) -> pd.DataFrame:
     """By kind of call, and in all: calls, mean tokens of a prompt, shares that could be cached and that were, percent.
 

@@ -74,6 +74,20 @@ def test_stragglers() -> None:
     assert (width, ratio) == (2, pytest.approx(2.1 / 1.75))  # 1.4 and 2.1 seconds
 
 
+def test_first_tokens_are_what_the_server_says_and_the_rest() -> None:
+    attempts = [
+        replace(staged(), problem=problem) for problem in ("a", "b", "c")
+    ]  # 0.2, 0.1, 0.2, 0.5 s to first tokens
+    said = [{"problem": p, "calls": 4.0, "queue": 0.08, "prefill": 0.6} for p in ("a", "b")]  # nothing of c
+    frame = tables.first_tokens({"sprint": attempts, "rft": attempts}, {"sprint": said, "rft": []}).set_index("part")
+    assert set(frame["method"]) == {"sprint"}
+    assert set(frame["n"]) == {2}
+    assert set(frame["calls"]) == {8}
+    assert frame["milliseconds"].to_dict() == pytest.approx({"queue": 20, "prefill": 150, "way": 80})
+    assert frame["share"].to_dict() == pytest.approx({"queue": 8, "prefill": 60, "way": 32})
+    assert tables.first_tokens({"rft": attempts}, {}).empty
+
+
 # --- the cache --------------------------------------------------------------------------
 
 
@@ -223,7 +237,8 @@ def test_runs_in_turn_and_goes_on_where_it_stopped(tiny_model: Path, tmp_path: P
     log = workspace.attempts("wall-b")
     log.write_bytes(log.read_bytes()[:-10])  # killed while it wrote its last attempt
     with clock.Bench(given, workspace) as bench:
-        again = bench.in_turn(specs(tiny_model))
+        again = bench.in_turn(specs(tiny_model), "wall-server")
+        assert bench.told(specs(tiny_model), "wall-server") == {"wall-a": [], "wall-b": []}  # an engine says nothing
         assert bench.under_load(specs(tiny_model), [1, 2], "wall-load") == loads  # nothing is measured twice
     assert store.read_log(workspace.attempts("wall-a")) == before["wall-a"]
     assert [a.problem for a in again["wall-b"]] == [a.problem for a in found["wall-b"]]
@@ -260,7 +275,12 @@ def test_behind_a_real_server_every_attempt_finds_the_cache_empty(tmp_path: Path
     folder = str(models.path("countdown-sprint"))
     one = RunSpec("wall-a", "sprint", n=2, seed=2, engine=EngineSpec(model=folder), settings={"temperature": 0.0})
     with clock.Bench({"kind": "vllm", "dtype": "float32"}, Workspace("t", tmp_path)) as bench:
-        found = bench.in_turn([one, replace(one, name="wall-b")])
+        found = bench.in_turn([one, replace(one, name="wall-b")], "wall-server")
+        told = bench.told([one, replace(one, name="wall-b")], "wall-server")
+    for name, attempts in found.items():  # two clocks, but every call
+        assert [(r["problem"], r["calls"]) for r in told[name]] == [(a.problem, len(a.calls)) for a in attempts]
+        waited = sum(call.first_token - call.started for attempt in attempts for call in attempt.calls)
+        assert 0 < sum(r["prefill"] for r in told[name]) <= sum(r["prefill"] + r["queue"] for r in told[name]) < waited
     task = get_task("countdown")
     questions = {p.id: p.question for p in task.load(2, split="test", seed=2)}
     encode = Tokenizer.from_file(f"{folder}/tokenizer.json")

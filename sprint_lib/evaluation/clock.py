@@ -10,6 +10,7 @@ method leaves there must not serve the next.
 from __future__ import annotations
 
 import asyncio
+import re
 import statistics
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -34,6 +35,12 @@ _FURTHER = 6  # problems under load for each that counts, at most
 REPEATS = 3  # of bare streams
 WARM_UP = 1  # problems of the train split before the first that counts
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}\n]*\})? (\d[\d.e+-]*)$", re.MULTILINE)
+_SUMS = {  # vLLM's metrics of ended requests: seconds summed, and how many
+    "request_queue_time_seconds_sum": "queue",
+    "request_prefill_time_seconds_sum": "prefill",
+    "request_prefill_time_seconds_count": "calls",
+}
 
 
 class Bench:
@@ -58,10 +65,11 @@ class Bench:
 
     # --- one attempt at a time ------------------------------------------------------------
 
-    def in_turn(self, specs: Sequence[RunSpec]) -> dict[str, list[Attempt]]:
+    def in_turn(self, specs: Sequence[RunSpec], told: str = "") -> dict[str, list[Attempt]]:
         """Every problem by every spec, one attempt at a time, who begins changing with each problem.
 
-        Returns the attempts by the spec's name, in the order of the problems.
+        Returns the attempts by the spec's name, in the order of the problems. What a server that was started here
+        says of each attempt's calls is kept in the log `data/<told>.jsonl`, if one is named (`told` reads it).
 
         Raises:
             ValueError: if the specs are not of the same problems.
@@ -69,10 +77,10 @@ class Bench:
         """
         if len({(spec.task, spec.split, spec.n, spec.seed) for spec in specs}) != 1:
             raise ValueError("runs in turn must be of the same problems (task, split, n, seed)")
-        wait_for(self._in_turn(specs))
+        wait_for(self._in_turn(specs, told))
         return {spec.name: read_attempts(self.workspace.attempts(spec.name)) for spec in specs}
 
-    async def _in_turn(self, specs: Sequence[RunSpec]) -> None:
+    async def _in_turn(self, specs: Sequence[RunSpec], told: str) -> None:
         task, one = get_task(specs[0].task), specs[0]
         problems = task.load(one.n, split=one.split, seed=one.seed)
         check_unique(problems)
@@ -82,6 +90,7 @@ class Bench:
                 log.discard(to_retry(log.records))
             if all(problem.id in log for log in logs for problem in problems):
                 return
+            notes = stack.enter_context(self._notes(told, specs)) if told else None
             async with self._engines(specs) as opened:
                 workers = [
                     Worker(spec, task, opened[spec.engine.model], log, self.report)
@@ -94,7 +103,35 @@ class Bench:
                     for worker in turned(workers, index):
                         if problem.id not in worker.log:
                             await self._forget(worker.spec)
+                            before = await self._server_sums(worker.spec)
                             await worker.do(index, problem)
+                            if notes is not None and before:
+                                calls = len(worker.log.records[problem.id]["attempt"]["calls"])
+                                await self._note(notes, worker.spec, problem, calls, before)
+
+    def told(self, specs: Sequence[RunSpec], name: str) -> dict[str, list[Record]]:
+        """What servers said of the attempts of `in_turn`, by the spec's name: a record has `problem`, `calls` and,
+        summed over these calls, seconds in the server's `queue` and of its `prefill`. There is none of an attempt with
+        cancelled calls, of which servers say nothing, nor of engines that are no server of ours."""
+        with self._notes(name, specs) as log:
+            records = list(log.records.values())
+        return {spec.name: [record for record in records if record["run"] == spec.name] for spec in specs}
+
+    def _notes(self, name: str, specs: Sequence[RunSpec]) -> RecordLog:
+        return RecordLog(self.workspace.data / f"{name}.jsonl", [self._key(spec) for spec in specs])
+
+    async def _note(
+        self, notes: RecordLog, spec: RunSpec, problem: Problem, calls: int, before: Mapping[str, float]
+    ) -> None:
+        """Write down what the server says since `before`; it may take a moment to count the last call."""
+        for _ in range(20):
+            after = await self._server_sums(spec)
+            if after["calls"] - before["calls"] == calls:
+                found = {name: after[name] - before[name] for name in after}
+                notes.discard([id_ := f"{spec.name}, {problem.id}"])  # of an attempt that is made again
+                notes.append(id_, {"run": spec.name, "problem": problem.id, **found})
+                return
+            await asyncio.sleep(0.05)
 
     # --- many at once ---------------------------------------------------------------------
 
@@ -185,18 +222,38 @@ class Bench:
 
     async def _forget(self, spec: RunSpec) -> None:
         """Empty the prefix cache of a server that was started here. Raises EngineError if that fails."""
-        if self.given.get("kind") == "vllm":
-            for url in self._specs[spec.engine.model].urls:
-                address = f"{url.removesuffix('/v1')}/reset_prefix_cache"
-                request = urllib.request.Request(address, method="POST")
-                try:
-                    await asyncio.to_thread(_DIRECTLY.open, request, timeout=30)
-                except OSError as error:
-                    raise EngineError(f"{address}: {error}; run again, what was measured is kept") from error
+        await self._ask(spec, "reset_prefix_cache", "POST")
+
+    async def _server_sums(self, spec: RunSpec) -> dict[str, float]:
+        """What a server that was started here has counted of all its calls; nothing of another engine."""
+        found = dict.fromkeys(_SUMS.values(), 0.0)
+        pages = await self._ask(spec, "metrics", "GET")
+        for name, value in _METRIC.findall("\n".join(pages)):
+            if name in _SUMS:
+                found[_SUMS[name]] += float(value)
+        return found if pages else {}
+
+    async def _ask(self, spec: RunSpec, page: str, method: str) -> list[str]:
+        """A page of each server that was started here. Raises EngineError if one does not answer."""
+        if self.given.get("kind") != "vllm":
+            return []
+        found = []
+        for url in self._specs[spec.engine.model].urls:
+            address = f"{url.removesuffix('/v1')}/{page}"
+            try:
+                found.append(await asyncio.to_thread(_read, urllib.request.Request(address, method=method)))
+            except OSError as error:
+                raise EngineError(f"{address}: {error}; run again, what was measured is kept") from error
+        return found
 
 
 Record = dict[str, Any]
 Measure = Callable[[Mapping[str, Engine], RunSpec, int], Awaitable[Record]]
+
+
+def _read(request: urllib.request.Request) -> str:
+    with _DIRECTLY.open(request, timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 async def _first_ones(
