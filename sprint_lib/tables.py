@@ -25,6 +25,7 @@ from sprint_lib.curation.graph import dependency_graph, reduced
 from sprint_lib.evaluation import claims, latency, statistics
 from sprint_lib.evaluation.statistics import Estimate
 from sprint_lib.plots import name
+from sprint_lib.tasks import verifier
 from sprint_lib.trajectory import parse
 from sprint_lib.wording import kind_of, readable
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sprint_lib.curation import Annotated, Aside, Packed
     from sprint_lib.curation.steps import Annotator, Step
     from sprint_lib.store import Workspace
+    from sprint_lib.tasks import Problem, Task
 
 Runs = Mapping[str, Sequence[Attempt]]
 
@@ -590,6 +592,31 @@ def switched(runs: Runs, base: str) -> pd.DataFrame:
             row[column] = sum(map(count, attempts)) / len(attempts)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def where_answers_go(attempts: Sequence[Attempt], problems: Sequence[Problem], task: Task) -> pd.DataFrame:
+    """Where right answers are lost: by the stages that an attempt executed and, where the task can tell, by how many of
+    its executions solved the problem by themselves: n, `wrong` and its share in percent with bounds.
+
+    Where an execution has solved it and the answer is wrong all the same, the last planner did not take it over.
+    """
+    asked = {problem.id: problem for problem in problems}
+    groups: dict[tuple[int, int], list[bool]] = {}
+    for attempt in attempts:
+        solves = verifier(task, asked[attempt.problem])
+        written = [call for call in attempt.calls if call.role == "executor"]
+        stages = len({call.stage for call in written})
+        solved = sum(map(solves, (call.completion for call in written))) if solves else -1
+        groups.setdefault((min(stages, 3), min(solved, 2)), []).append(not attempt.correct)
+    rows = []
+    for (stages, solved), wrong in sorted(groups.items()):
+        row = {"stages": str(stages) if stages < 3 else "3 or more", "executions_that_solve": _SOLVED[solved]}
+        share = statistics.proportion(wrong).scaled(100)
+        rows.append({**row, "n": len(wrong), "wrong": sum(wrong), **bounded("share (%)", share)})
+    return pd.DataFrame(rows)
+
+
+_SOLVED = {-1: "the task cannot tell", 0: "none", 1: "one", 2: "several"}
 
 
 def where_seconds_go(runs: Runs) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from sprint_lib.engines import EngineSpec
 from sprint_lib.evaluation import runs
 from sprint_lib.evaluation.runs import Progress, RunError, RunSpec
 from sprint_lib.store import LogError, RecordLog, Workspace
-from sprint_lib.tasks import get_task
+from sprint_lib.tasks import countdown, get_task
 
 # An engine that solves by symbolic search. Children get it as `sitecustomize`, this process as a module.
 FAKE = """
@@ -346,3 +346,38 @@ def wait_until(true: Any, seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < deadline, f"nothing happened in {seconds} s; {os.getpid()}"
         time.sleep(0.01)
+
+
+def test_where_answers_go_counts_what_the_executions_had_found() -> None:
+    from sprint_lib import tables
+    from sprint_lib.calls import Call
+
+    task = get_task("countdown")
+    problem = task.load(1, split="test", seed=2)[0]
+    solution = f"Try\nSolved {countdown.chain_text(countdown.solve(*countdown.numbers_of(problem.id)))}\n"
+
+    def attempt(correct: bool, *stages: tuple[str, ...]) -> Attempt:
+        calls = [Call("P9", "planner", 9, 0, (), "Answer 1 + 1 = 2\n" + solution, 1, 0, 1, 0.0, 0.0, 0.0)]
+        calls += [
+            Call(f"P{stage}/E{k}", "executor", stage, k, (), text, 1, 0, 1, 0.0, 0.0, 0.0)
+            for stage, texts in enumerate(stages, 1)
+            for k, text in enumerate(texts, 1)
+        ]
+        return Attempt(problem.id, "sprint", "ok", correct, "", "", tuple(calls))
+
+    none = "Try\nSolved 1 + 1 = 3\n"
+    attempts = [
+        *[attempt(correct, (none, solution, solution)) for correct in (True, False, False, True)],
+        attempt(True, (none,), (solution,)),
+        *[attempt(False, (none,), (none,), (none,), (none,))] * 2,
+        attempt(False),
+    ]
+    frame = tables.where_answers_go(attempts, [problem], task)
+    assert frame[["stages", "executions_that_solve", "n", "wrong"]].to_numpy().tolist() == [
+        ["0", "none", 1, 1], ["1", "several", 4, 2], ["2", "one", 1, 0], ["3 or more", "none", 2, 2]
+    ]  # fmt: skip
+    assert frame["share (%)"].tolist() == [100, 50, 0, 100]
+    blind = get_task("longhand")  # cannot tell of an execution whether it solves all
+    (asked,) = blind.load(1, split="test", seed=2)
+    row = tables.where_answers_go([replace(attempts[0], problem=asked.id)], [asked], blind).iloc[0]
+    assert (row["executions_that_solve"], row["n"]) == ("the task cannot tell", 1)
