@@ -77,3 +77,16 @@ QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, 
 def test_a_number_of_the_readme_stands_in_its_table(where: dict[str, Any]) -> None:
     said = re.sub(r"[\s%]", "", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert cell(**where) in said
+
+
+def test_where_answers_are_lost_is_said_as_the_table_has_it() -> None:
+    frame = pd.read_csv(ROOT / "outputs/reference/laptop/tables/lost.csv")
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    n, wrong = (
+        {key: int(rows[of].sum()) for key, rows in frame.groupby("executions_that_solve")} for of in ("n", "wrong")
+    )
+    third = int(frame.loc[frame["stages"] == "3 or more", "wrong"].sum())
+    assert f"Of its {sum(wrong.values())} wrong attempts {wrong['none']} found no solution, {third} of them" in said
+    assert f"In the other {wrong['one'] + wrong['several']} an execution had solved" in said
+    assert f"{wrong['several']} of {n['several']} attempts with several solutions" in said
+    assert f"{wrong['one']} of {n['one']} with one" in said
