@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ ROOT = Path(__file__).parents[1]
 SIZES = {"task": "countdown", "problems": 4, "group": 2, "pool": 8, "copies": 1, "seed": 0}
 HERE = {"dtype": "float64", "max_batch": 8}
 APR = {"method": "apr", "model": "countdown-apr"}
-PROFILES = {p: yaml.safe_load((ROOT / f"params/{p}.yaml").read_text())["notebooks"] for p in ("smoke", "laptop", "gpu")}
+HALF = Reward(latency=0.5, typical_path=50)
+PROFILES = {
+    p: yaml.safe_load((ROOT / f"params/{p}.yaml").read_text())["notebooks"]
+    for p in ("smoke", "laptop", "reinforcement", "gpu")
+}
 
 
 @pytest.fixture
@@ -113,7 +117,7 @@ def test_the_runs_of_a_profile_can_be_trained(profile: str, workspace: Workspace
         training.out.parent.mkdir(parents=True, exist_ok=True)
         training.out.symlink_to(training.base)
         assert training.name == name
-    reinforcement.write_index(found, workspace)
+    reinforcement.write_index(found, summaries(found), workspace)
     trained = reinforcement.read(workspace)[1]
     beside = PROFILES[profile]["23_before_and_after"]["beside"]
     assert set(reinforcement.with_beside(trained, beside, workspace)) == set(trained) | set(beside)
@@ -198,6 +202,9 @@ def test_first_and_last_quarter() -> None:
         ["first 2 of 8 steps", 2, 0.5],
         ["last 2 of 8 steps", 2, 6.5],
     ]
+    assert found["reward_low"].isna().all()  # two steps have no interval
+    half = reinforcement.first_and_last(reinforcement.training_table({"apr": curve * 2}), share=0.5)
+    assert (half["reward_low"] < half["reward"]).all()
 
 
 def test_a_training_is_watched_in_lines(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,6 +218,11 @@ def test_a_training_is_watched_in_lines(workspace: Workspace, capsys: pytest.Cap
 # --- what was trained ---------------------------------------------------------------------
 
 
+def summaries(runs: dict[str, Training]) -> dict[str, Any]:
+    """What `train` would have said of the rewards."""
+    return {name: {"reward": {**asdict(run.reward), "typical_path": 200.0}} for name, run in runs.items()}
+
+
 @pytest.fixture
 def trained(workspace: Workspace) -> dict[str, Training]:
     """Two trainings of one model, with shipped models in the place of those they would make."""
@@ -218,7 +230,7 @@ def trained(workspace: Workspace) -> dict[str, Training]:
     workspace.models.mkdir(parents=True)
     for training in runs.values():
         training.out.symlink_to(models.path("countdown-sos"))
-    reinforcement.write_index(runs, workspace)
+    reinforcement.write_index(runs, summaries(runs), workspace)
     return runs
 
 
@@ -227,7 +239,10 @@ def test_what_was_trained_is_read_back(trained: dict[str, Training], workspace: 
     assert task == "countdown"
     assert list(found) == ["apr", "apr-grpo", "fast", "fast-grpo"]
     assert found["apr"] == System("apr", str(models.path("countdown-apr")), {"threads": 3})
-    assert found["fast-grpo"] == System("apr", str(workspace.models / "grpo-fast"), {}, 0.5)
+    fast = found["fast-grpo"]
+    assert (fast.folder, fast.latency) == (str(workspace.models / "grpo-fast"), 0.5)
+    assert fast.reward == Reward(latency=0.5, typical_path=200)
+    assert fast.recipe == {**asdict(trained["fast"].config), "problems": 4, "group": 2}
     assert reinforcement.pairs(found) == ["apr", "fast"]
     (workspace.models / "grpo-fast").unlink()
     (workspace.models / "grpo-fast").symlink_to(models.path("countdown-sprint"))
@@ -249,6 +264,7 @@ def test_what_the_paper_found_to_grow_is_looked_at_where_only_right_answers_were
     assert {id_: estimate.value for id_, estimate in found.items()} == {
         "apr.reinforcement.apr.accuracy": 25,
         "apr.reinforcement.apr.total_tokens": 85 / 125,
+        "apr.reinforcement.apr.tokens_a_sequence": 0.53,
         "apr.reinforcement.apr.threads": 0.5,
     }
     rows = {row["id"]: row for row in claims_table(found, ["reinforcement"])}
@@ -283,7 +299,11 @@ def test_systems_that_are_the_same_are_tried_once(workspace: Workspace, monkeypa
 
     monkeypatch.setattr(campaign, "run_many", here)
     one = System("sos", str(models.path("countdown-sos")), {"max_tokens": 12})
-    systems = {"sos": one, "again": replace(one, latency=0.5), "other": replace(one, settings={"max_tokens": 6})}
+    systems = {
+        "sos": one,
+        "again": replace(one, reward=Reward(latency=0.5)),
+        "other": replace(one, settings={"max_tokens": 6}),
+    }
     found = reinforcement.solve(
         systems, {0.0: 1, 0.5: 2}, workspace, task="countdown", seed=2, engine=HERE, concurrency=2
     )
@@ -308,6 +328,8 @@ def test_a_price_on_length_is_held_against_the_same_training_without(
     found = reinforcement.priced_against_free(tried, systems, ["apr", "fast"], 0.6)
     assert found[["run", "against"]].drop_duplicates().to_numpy().tolist() == [["fast", "apr"]]
     assert found.set_index("quantity").loc["critical path", "change"] == 80 / 125
+    other = systems | {"apr-grpo": replace(systems["apr-grpo"], recipe={"steps": 5})}
+    assert reinforcement.priced_against_free(tried, other, ["apr", "fast"], 0.6).empty
     systems["fast"] = replace(systems["fast"], settings={"threads": 3})  # not the same start any more
     assert reinforcement.priced_against_free(tried, systems, ["apr", "fast"], 0.6).empty
 
@@ -316,7 +338,12 @@ def test_before_and_after_by_hand() -> None:
     """Paths 150, 200, 60, 90 and 100, 100, 75, 45; totals the same and 120, 100, 75, 45; threads 1, 1, 0, 0 and
     2, 1, 1, 0; both right on a and d."""
     table = reinforcement.before_after(TRIED, ["apr"], 0.6).set_index("quantity")
-    assert list(table.index) == ["accuracy", "critical path", "total tokens", "threads", "critical path, both right"]
+    assert list(table.index) == [
+        *("accuracy", "without an answer", "critical path", "total tokens", "tokens a sequence", "threads"),
+        "critical path, both right",
+    ]
+    assert table.loc["without an answer", ["before", "after", "change", "unit"]].tolist() == [0, 0, 0, "points"]
+    assert table.loc["tokens a sequence", "change"] == 43.125 / 81.25
     assert table.loc["accuracy", ["before", "after", "change", "n", "unit"]].tolist() == [50, 75, 25, 4, "points"]
     wilson = statistics.proportion([True, False, False, True])
     assert table.loc["accuracy", "before_low"] == pytest.approx(100 * wilson.low)
@@ -333,7 +360,7 @@ def test_before_and_after_by_hand() -> None:
 def test_one_line_has_no_threads_to_compare() -> None:
     alone = [attempt("a", True, 10), attempt("b", True, 20)]
     table = reinforcement.before_after({("sos", 0.0): alone, ("sos-grpo", 0.0): alone}, ["sos"], 0.0)
-    assert "threads" not in set(table["quantity"])
+    assert not {"threads", "tokens a sequence"} & set(table["quantity"])
 
 
 @pytest.mark.parametrize(
@@ -360,7 +387,7 @@ def test_what_was_found_in_words() -> None:
     }
     (said,) = reinforcement.findings(reinforcement.before_after(many, ["apr"], 0.6), ["apr"])
     assert said.startswith("- **APR**, n = 160: accuracy 50.0 → 75.0, +25.0 points [")
-    assert "(*gain*); critical path 125.0 → 80.0, 0.64 times [" in said
+    assert "; critical path 125.0 → 80.0, 0.64 times [" in said
     assert said.endswith("; so the path is shorter, and accuracy no lower.")
     pairs = zip(many["apr", 0.6], many["apr-grpo", 0.6], strict=True)
     level = many | {("apr-grpo", 0.6): [replace(after, correct=before.correct) for before, after in pairs]}
@@ -370,6 +397,17 @@ def test_what_was_found_in_words() -> None:
     (said,) = reinforcement.findings(reinforcement.before_after(worse, ["apr"], 0.6), ["apr"])
     assert "(*loss*)" in said
     assert "shorter" not in said
+
+
+def test_right_answers_too_long_for_the_price_are_paid_the_least() -> None:
+    """Paths of the right ones, 150 and 90 of 50 typical ones: 1 - 0.5 * 3 and 1 - 0.5 * 1.8 are 0.1 or less."""
+    systems = {"apr": System("apr", "there"), "apr-grpo": System("apr", "x", reward=HALF)}
+    found = reinforcement.floors(TRIED, systems, ["apr"], 0.6)
+    assert (found["apr"].value, found["apr"].n) == (100, 2)
+    long = {"apr": systems["apr"], "apr-grpo": replace(systems["apr-grpo"], reward=replace(HALF, typical_path=80))}
+    assert reinforcement.floors(TRIED, long, ["apr"], 0.6)["apr"].value == 50
+    free = {"apr": systems["apr"], "apr-grpo": replace(systems["apr-grpo"], reward=Reward())}
+    assert reinforcement.floors(TRIED, free, ["apr"], 0.6) == {}
 
 
 # --- APR's figures and table ----------------------------------------------------------------
@@ -398,7 +436,8 @@ def test_figure_7_and_the_frontier() -> None:
     tried = TRIED | {("fast", 0.6): BEFORE, ("fast-grpo", 0.6): AFTER}
     start = System("apr", "there")
     systems = {
-        "apr": start, "apr-grpo": System("apr", "x"), "fast": start, "fast-grpo": System("apr", "y", latency=0.5),
+        "apr": start, "apr-grpo": System("apr", "x", reward=Reward()),
+        "fast": start, "fast-grpo": System("apr", "y", reward=HALF),
     }  # fmt: skip
     frame = reinforcement.frontier(tried, systems, ["apr", "fast"], 0.6)
     assert frame["panel"].tolist() == ["from APR"] * 4
@@ -447,7 +486,7 @@ def test_names_and_colours_of_the_trained() -> None:
 
 
 def test_the_figures_can_be_drawn(workspace: Workspace) -> None:
-    systems = {"apr": System("apr", "there"), "apr-grpo": System("apr", "x", latency=0.5)}
+    systems = {"apr": System("apr", "there"), "apr-grpo": System("apr", "x", reward=HALF)}
     curve = reinforcement.training_curves(reinforcement.training_table({"apr": [step(0), step(1)]}))
     five, seven = (of(TRIED, ["apr"], 0.6) for of in (reinforcement.figure5, reinforcement.figure7))
     frontier = reinforcement.frontier(TRIED, systems, ["apr"], 0.6)

@@ -818,6 +818,7 @@ def _apr() -> Iterator[Claim]:
 REINFORCED = {  # what grows by reinforcement in the APR paper: by run and quantity its figure, the unit, and no growth
     ("apr", "accuracy"): ("Figure 5", "points", 0.0),
     ("apr", "total tokens"): ("Figure 5", "times", 1.0),
+    ("apr", "tokens a sequence"): ("Figure 5", "times", 1.0),
     ("apr", "threads"): ("Figure 5", "threads", 0.0),
     ("sos-plus", "accuracy"): ("Figure 7", "points", 0.0),
     ("sos-plus", "total tokens"): ("Figure 7", "times", 1.0),

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -270,14 +270,15 @@ def training_curves(table: pd.DataFrame, panels: Mapping[str, str] = PANELS) -> 
 
 def first_and_last(table: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
     """By run the means over the first and the last quarter of the steps, whose problems are others: run, part, n
-    (steps), and reward, accuracy, sequential, total and threads with bounds over steps."""
+    (steps), and reward, accuracy, sequential, total and threads, with bounds over steps where there are six or more."""
     rows = []
     for run, steps in table.groupby("run", sort=False):
         size = max(1, round(share * len(steps)))
         for part, inside in (("first", steps.head(size)), ("last", steps.tail(size))):
             row: dict[str, Any] = {"run": run, "part": f"{part} {size} of {len(steps)} steps", "n": size}
             for key in ("reward", "accuracy", "sequential", "total", "threads"):
-                row |= bounded(key, statistics.mean(inside[key]))
+                mean = statistics.mean(inside[key])
+                row |= bounded(key, mean if size >= 6 else Estimate(mean.value, math.nan, math.nan, size))
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -323,24 +324,31 @@ def line(row: Mapping[str, float], steps: int) -> str:
 class System:
     """A model with the method and the settings by which it is tried.
 
-    `latency` is what reinforcement took off for it; None of a model that was not trained so.
+    `reward` and `recipe` are what reinforcement trained it for, and how; None and empty of a model that it did not.
     """
 
     method: str
     folder: str
     settings: dict[str, Any] = field(default_factory=dict)
-    latency: float | None = None
+    reward: Reward | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def latency(self) -> float | None:
+        return self.reward.latency if self.reward else None
 
 
-def write_index(runs: Mapping[str, Training], workspace: Workspace) -> Path:
-    """Write `data/grpo.json`: what was trained from what, with the hashes of both models."""
+def write_index(runs: Mapping[str, Training], trained: Mapping[str, Mapping[str, Any]], workspace: Workspace) -> Path:
+    """Write `data/grpo.json`: what was trained from what, how, for which reward (with the typical lengths that `train`
+    returned), and the hashes of both models."""
     task = next(iter(runs.values())).rollouts.task
     rows = {}
     for name, run in runs.items():
         settings = {key: value for key, value in run.rollouts.settings.items() if key != "temperature"}
         row = {"method": run.entry.method, "model": run.entry.model, "settings": settings}
         hashes = {"start": store.hash_model(run.base), "trained": store.hash_model(run.out)}
-        rows[name] = {**row, "latency": run.reward.latency, "work": run.reward.work, "sha256": hashes}
+        recipe = {**asdict(run.config), "problems": run.rollouts.problems, "group": run.rollouts.group}
+        rows[name] = {**row, "reward": trained[name]["reward"], "recipe": recipe, "sha256": hashes}
     return store.write_json(workspace.data / INDEX, {"task": task, "runs": rows})
 
 
@@ -361,7 +369,8 @@ def read(workspace: Workspace) -> tuple[str, dict[str, System]]:
                 if store.hash_model(folder) != row["sha256"][key]:
                     raise ValueError(f"{folder} is another model than it was")
             found[name] = System(row["method"], start, row["settings"])
-            found[name + AFTER] = System(row["method"], trained, row["settings"], row["latency"])
+            reward = Reward(**row["reward"])
+            found[name + AFTER] = System(row["method"], trained, row["settings"], reward, row["recipe"])
         return data["task"], found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReinforcementError(f"{path}: cannot be read ({error!r}); run notebook 22 again") from error
@@ -385,8 +394,8 @@ def with_beside(
             entry = made(Entry, said)
             check_settings(entry.method, entry.settings)
             folder = find_model(entry.model, workspace, {}) if entry.model else _no_model()
-            latency = next((one.latency for one in systems.values() if one.folder == folder), None)
-            found[name] = System(entry.method, folder, entry.settings, latency)
+            same = next((one for one in systems.values() if one.folder == folder), System("", ""))
+            found[name] = System(entry.method, folder, entry.settings, same.reward, same.recipe)
         except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
             raise ReinforcementError(f"23_before_and_after: beside, {name}: {_why(error)}") from error
     return found
@@ -437,12 +446,19 @@ def _same(one: System, other: System) -> bool:
 # --- before and after -----------------------------------------------------------------
 
 Side = Sequence[Attempt]
+
+
+def _sequence(attempt: Attempt) -> float:
+    return accounting.total_tokens(attempt) / (1 + accounting.spawned(attempt))
+
+
 _COUNTS: dict[str, Callable[[Attempt], float]] = {
     "critical path": accounting.sequential_tokens,
     "total tokens": accounting.total_tokens,
+    "tokens a sequence": _sequence,
     "threads": accounting.spawned,
 }
-_BETTER = {"accuracy": 1, "critical path": -1, "critical path, both right": -1}
+_BETTER = {"accuracy": 1, "without an answer": -1, "critical path": -1, "critical path, both right": -1}
 
 
 def pairs(systems: Mapping[str, System]) -> list[str]:
@@ -455,7 +471,8 @@ def before_after(tried: Tried, names: Sequence[str], temperature: float) -> pd.D
 
     Columns: run, quantity, unit, n, before and after (means; accuracy in percent), change, each with 95 % bounds,
     detectable (the change that would have been told from none with 80 % power), verdict, note. The change is in points
-    for accuracy (Newcombe; McNemar's test in the note), in threads for threads, else after over before (bootstrap).
+    for accuracy and attempts without an answer (Newcombe; McNemar's test of accuracy in the note), in threads for
+    threads, else after over before (bootstrap).
     """
     rows = []
     for name in names:
@@ -467,18 +484,41 @@ def before_after(tried: Tried, names: Sequence[str], temperature: float) -> pd.D
 def priced_against_free(
     tried: Tried, systems: Mapping[str, System], names: Sequence[str], temperature: float
 ) -> pd.DataFrame:
-    """What the price on length did: each model trained with one against that trained without from the same start.
+    """What the price on length did: each model trained with one against that trained without, else as this one.
 
     Columns: those of `before_after`, where before is the model trained without, and `against`, its name.
     """
     rows = []
     for name in names:
-        level = [other for other in names if _same(systems[other], systems[name])]
-        free = next((other for other in level if not systems[other + AFTER].latency), None)
-        if free and systems[name + AFTER].latency:
+        reward, recipe = systems[name + AFTER].reward, systems[name + AFTER].recipe
+        free = next(
+            (
+                other
+                for other in names
+                if _same(systems[other], systems[name])
+                and (one := systems[other + AFTER]).reward
+                and (one.reward.latency, one.reward.work, one.recipe) == (0, 0, recipe)
+            ),
+            None,
+        )
+        if free and reward and reward.latency:
             found = _compared(tried[free + AFTER, temperature], tried[name + AFTER, temperature])
             rows += [{"run": name, "against": free, **row} for row in found]
     return pd.DataFrame(rows, columns=None if rows else ["run", "against", "quantity", "n", "change", "verdict"])
+
+
+def floors(
+    tried: Tried, systems: Mapping[str, System], names: Sequence[str], temperature: float
+) -> dict[str, Estimate]:
+    """By run with a price, the share in percent of its start's right answers for which the reward's `least` would be
+    paid: among those the price tells nothing apart."""
+    found = {}
+    for name in names:
+        reward = systems[name + AFTER].reward
+        right = [attempt for attempt in tried[name, temperature] if attempt.correct]
+        if reward and (reward.latency or reward.work) and right:
+            found[name] = statistics.proportion([reward(a) <= reward.least for a in right]).scaled(100)
+    return found
 
 
 def _compared(before: Side, after: Side) -> list[dict[str, Any]]:
@@ -488,13 +528,17 @@ def _compared(before: Side, after: Side) -> list[dict[str, Any]]:
     test = statistics.mcnemar(*right)
     note = f"right only before {test.only_base}, only after {test.only_other}, p = {test.p:.3f}"
     rows = [_row("accuracy", "points", shares, statistics.accuracy_difference(*right).scaled(100), 0.0, note)]
+    failed = [[a.status != "ok" for a in side] for side in (before, after)]
+    shares = [statistics.proportion(side).scaled(100) for side in failed]
+    rows.append(_row("without an answer", "points", shares, statistics.accuracy_difference(*failed).scaled(100), 0.0))
+    spawns = any(map(accounting.spawned, [*before, *after]))
     for quantity, of in _COUNTS.items():
         values = [[float(of(a)) for a in side] for side in (before, after)]
         means = [statistics.mean(side) for side in values]
-        if quantity != "threads":
-            rows.append(_row(quantity, "times", means, statistics.ratio(*values), 1.0))
-        elif any(map(any, values)):
+        if quantity == "threads" and spawns:
             rows.append(_row(quantity, "threads", means, statistics.difference(*values), 0.0))
+        elif spawns or quantity in ("critical path", "total tokens"):  # else they are the same
+            rows.append(_row(quantity, "times", means, statistics.ratio(*values), 1.0))
     both = [pair for pair in zip(before, after, strict=True) if pair[0].correct and pair[1].correct]
     if both:
         values = [[float(accounting.sequential_tokens(pair[k])) for pair in both] for k in (0, 1)]
@@ -527,8 +571,8 @@ def findings(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
         of = table[table["run"] == name].set_index("quantity").to_dict("index")
         parts = []
         for quantity, row in of.items():
-            if quantity != "total tokens":
-                change = f"{row['change']:+.1f} points" if quantity == "accuracy" else ""
+            if quantity not in ("total tokens", "tokens a sequence"):
+                change = f"{row['change']:+.1f} points" if row["unit"] == "points" else ""
                 change = change or (f"{row['change']:.2f} times" if row["unit"] == "times" else f"{row['change']:+.2f}")
                 interval = f"[{readable(row['change_low'])}, {readable(row['change_high'])}]"
                 sides = f"{readable(row['before'])} → {readable(row['after'])}"
@@ -548,7 +592,7 @@ def claim_estimates(workspace: Workspace) -> dict[str, Estimate]:
     if not (path.exists() and index.exists()):
         return {}
     runs = json.loads(index.read_text(encoding="utf-8"))["runs"]
-    priced = {name for name, row in runs.items() if row["latency"] or row["work"]}
+    priced = {name for name, row in runs.items() if row["reward"]["latency"] or row["reward"]["work"]}
     found = {}
     for row in pd.read_csv(path).to_dict("records"):
         of = row["run"], row["quantity"]
@@ -564,7 +608,7 @@ HERE, PAPER = "this run", "the APR paper, its model and problems"
 _FIGURE5: dict[str, tuple[str, Callable[[Attempt], float]]] = {
     "accuracy": ("right answers (%)", lambda a: 100.0 * a.correct),
     "total_tokens": ("total tokens", accounting.total_tokens),
-    "tokens_per_sequence": ("tokens a sequence", lambda a: accounting.total_tokens(a) / (1 + accounting.spawned(a))),
+    "tokens_per_sequence": ("tokens a sequence", _sequence),
     "child_threads": ("child threads", accounting.spawned),
 }
 _PAPER_N = 1000
