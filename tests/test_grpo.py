@@ -6,7 +6,7 @@ import json
 import math
 import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from sprint_lib import models, serving, tasks
 from sprint_lib.calls import Attempt, Call
+from sprint_lib.engines import Completion, Engine, EngineError, OnText, Request
 from sprint_lib.tasks import Grade, Problem
 from sprint_lib.training import grpo, rollouts
 from sprint_lib.training.base import BaseConfig, build_model, build_tokenizer
@@ -48,6 +49,16 @@ def test_objective() -> None:
     assert divergence.tolist() == pytest.approx([0, 0, 0, 0, 0, 2 - math.log(2) - 1], abs=1e-6)
     assert gain.tolist() == pytest.approx([1.2, 0.5, 1.1, -1.5, -0.8, -1.1 - 0.5 * (1 - math.log(2))], abs=1e-6)
     assert clipped.tolist() == [True, False, False, False, True, False]
+
+
+def test_a_token_that_became_all_but_impossible_does_not_outpull_all_others() -> None:
+    log_probs = torch.tensor([-120.0, -3.0], requires_grad=True)
+    still = log_probs.detach()
+    gain, divergence, _ = objective(log_probs, still, torch.tensor([-1.0, -1.0]), torch.zeros(2), clip=0.2, kl=1.0)
+    assert divergence.tolist() == pytest.approx([10, math.exp(2) - 3])
+    gain.sum().backward()
+    assert log_probs.grad is not None
+    assert log_probs.grad.tolist() == pytest.approx([0, math.exp(2) - 1])
 
 
 def test_an_attempt_weighs_one_each_call_the_same_and_each_token_the_same_of_its_call() -> None:
@@ -88,8 +99,11 @@ def test_gradients_of_what_was_not_written_are_zero() -> None:
     """Contexts, padding, and what was joined between two calls: exactly zero, whatever the numbers."""
     groups = [[rollout(1.0, ((5, 6), (7, 8)), ((5, 6, 7, 8, 9, 9), (3,))), rollout(0.0, ((5, 6), (4,)))]]
     (piece,) = grpo._pieces(groups, CONFIG, context=64, pad=0)
-    log_probs = torch.randn(piece.weights.shape, requires_grad=True)
+    log_probs = torch.randn(piece.weights.shape)
     piece.old, piece.reference = torch.randn_like(log_probs), torch.randn_like(log_probs)
+    log_probs[piece.weights == 0] = 200.0  # exp of the way to the others overflows
+    piece.old[piece.weights == 0] = piece.reference[piece.weights == 0] = -200.0
+    log_probs.requires_grad_()
     piece.loss(log_probs, replace(CONFIG, kl=0.1, clip=100.0))[0].backward()
     gradient = log_probs.grad
     assert gradient is not None
@@ -315,15 +329,19 @@ def test_the_state_of_another_run_is_refused(arms: TaskRollouts, untrained: Path
 # --- attempts of many calls -----------------------------------------------------------
 
 
-def test_what_the_loop_s_calls_read_and_wrote_is_kept(tmp_path: Path) -> None:
-    """Every call of SPRINT's attempts is there, prompt and text token by token, and its tree sees what it saw."""
-    sampled = TaskRollouts("sprint", {"max_stages": 2, "temperature": 1.0}, problems=2, group=2, pool=8)
-    groups = sampled.sample(3, models.path("countdown-sprint"))
+@pytest.mark.parametrize(
+    ("method", "settings"), [("sprint", {"max_stages": 2}), ("apr", {"max_tokens": 300}), ("sos", {"max_tokens": 64})]
+)
+def test_what_the_loop_s_calls_read_and_wrote_is_kept(method: str, settings: dict[str, Any]) -> None:
+    """Every call of an attempt is there, prompt and text token by token, and its tree sees what it saw."""
+    model = models.path(f"countdown-{method}")
+    sampled = TaskRollouts(method, {**settings, "temperature": 1.0}, problems=2, group=2, pool=8)
+    groups = sampled.sample(3, model)
     assert [len(group) for group in groups] == [2, 2]
     tokenizer = build_tokenizer()
     for found in (rollout for group in groups for rollout in group):
         calls = found.attempt.calls
-        assert len(found.calls) == len(calls) > 1
+        assert len(found.calls) == len(calls) > (method != "sos")
         by_text = {(len(prompt), len(ids)) for prompt, ids in found.calls}
         assert by_text == {(call.prompt_tokens, call.completion_tokens) for call in calls}
         for prompt, ids in found.calls:
@@ -331,8 +349,35 @@ def test_what_the_loop_s_calls_read_and_wrote_is_kept(tmp_path: Path) -> None:
             assert tokenizer(tokenizer.decode([*prompt, *ids]))["input_ids"] == [*prompt, *ids]
         assert sum(sum(tree.weights) for tree in weigh(found.calls)) == pytest.approx(1.0)
     assert [r.attempt.problem for r in groups[0]] == [groups[0][0].attempt.problem] * 2
-    again = sampled.sample(3, models.path("countdown-sprint"))
+    again = sampled.sample(3, model)
     assert [[r.calls for r in group] for group in again] == [[r.calls for r in group] for group in groups]
+
+
+def test_an_attempt_of_which_a_server_failed_is_dropped_and_the_others_are_learnt_from(
+    arms: TaskRollouts, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four attempts one has text without tokens, as after a failover, and one no text at all."""
+    asked = 0
+
+    class Failing:
+        def __init__(self, engine: Engine) -> None:
+            self.count_tokens, self.close, self._complete = engine.count_tokens, engine.close, engine.complete
+
+        async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
+            nonlocal asked
+            number = asked = asked + 1
+            if number == 2:
+                raise EngineError("nobody is there")
+            done = await self._complete(request, on_text)
+            broken = replace(done, ids=(), prompt_ids=(), completion_tokens=1, note="another went on")
+            return broken if number == 3 else done
+
+    opened = rollouts.open_engine
+    monkeypatch.setattr(rollouts, "open_engine", lambda spec: Failing(opened(spec)))
+    groups = replace(arms, problems=2, group=2).sample(0, untrained)
+    failed = [r.attempt for group in groups for r in group if r.attempt.status == "engine_error"]
+    assert sorted(attempt.note for attempt in failed) == ["S1: nobody is there", "another went on"]
+    assert sum(map(len, grpo._kept(groups))) == 2
 
 
 def test_configs_that_cannot_be() -> None:
@@ -346,6 +391,14 @@ def test_rewards_are_told_apart(arms: TaskRollouts, untrained: Path, tmp_path: P
     first = train_grpo(untrained, tmp_path / "out", arms, config, lambda attempt: float(attempt.correct))
     second = train_grpo(untrained, tmp_path / "out", arms, config, lambda attempt: -float(attempt.correct))
     assert first["key"] != second["key"]
+
+    def times(factor: float) -> Callable[[Attempt], float]:
+        return lambda attempt: factor * float(attempt.correct)
+
+    half, two = (train_grpo(untrained, tmp_path / "out", arms, config, times(factor)) for factor in (0.5, 2.0))
+    assert half["key"] != two["key"]
+    with pytest.raises(GrpoError, match="with plain values if it brings any"):
+        train_grpo(untrained, tmp_path / "out", arms, config, times(object()))  # type: ignore[arg-type]
     with pytest.raises(GrpoError, match="a function that stands in a file or a cell"):
         train_grpo(untrained, tmp_path / "out", arms, config, partial(of_one_token))
 

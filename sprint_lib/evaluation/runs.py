@@ -107,16 +107,21 @@ def run_key(spec: RunSpec) -> dict[str, Any]:
     weights = _weights(spec.engine, data["engine"])
     data["settings"] = asdict(spec.method_settings(method))
     get_task(spec.task)  # an unknown one is refused here
-    code = [getfile(kind) for kind in type(method).__mro__[:-1]]  # a method may build on another
-    code += [str(module.__file__) for module in (calls, loop, methods, trajectory)]
-    if data["settings"].get("dialect") == INSTRUCT:
-        code += [str(path) for path in prompts.shipped(spec.method, spec.task)]
-    code += [str(path) for room in (engines, tasks) for path in sorted(Path(str(room.__file__)).parent.glob("*.py"))]
     return {
         "spec": json.loads(json.dumps(data)),
         "weights": weights,
-        "code": store.hash_json([store.hash_path(path) for path in code]),
+        "code": code_hash(spec.method, spec.task, data["settings"]),
     }
+
+
+def code_hash(method: str, task: str, settings: Mapping[str, Any]) -> str:
+    """The code that decides what an attempt is: method, loop, engines, tasks, and the prompts of its dialect."""
+    code = [getfile(kind) for kind in type(get_method(method)).__mro__[:-1]]  # a method may build on another
+    code += [str(module.__file__) for module in (calls, loop, methods, trajectory)]
+    if settings.get("dialect") == INSTRUCT:
+        code += [str(path) for path in prompts.shipped(method, task)]
+    code += [str(path) for room in (engines, tasks) for path in sorted(Path(str(room.__file__)).parent.glob("*.py"))]
+    return store.hash_json([store.hash_path(path) for path in code])
 
 
 def _weights(engine: EngineSpec, data: dict[str, Any]) -> Any:

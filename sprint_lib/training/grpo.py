@@ -12,7 +12,8 @@ plain AdamW.
     advantage      A = (reward - mean of the group) / (the larger of its standard deviation and `least_spread`, + 1e-4)
     of a token     min(r A, clip(r, 1 - clip, 1 + clip) A) - kl * (exp(q - p) - (q - p) - 1)
                    where p, q, o are the token's log probabilities by the model, the one it started from, and the one
-                   that wrote it, at the temperature it was written with, and r = exp(p - o)
+                   that wrote it, at the temperature it was written with, and r = exp(p - o); the divergence counts
+                   up to 10
     of an attempt  the mean over its calls of the mean over what the call wrote
     of a step      the mean over all attempts; one update for each of `inner` passes over them
 
@@ -37,10 +38,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sprint_lib import store
+from sprint_lib import accounting, store
 from sprint_lib.accounting import sequential_tokens, spawned, total_tokens
 from sprint_lib.calls import STATUSES, Attempt
-from sprint_lib.training.rollouts import Reward, Rollout, Rollouts, Written
+from sprint_lib.training.rollouts import Reward, Rollout, Rollouts, TaskRollouts, Written
 from sprint_lib.training.sft import padded
 from sprint_lib.training.trees import Tree, collate, grouped, lay_out
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 _STATE, _POLICY = "training_state.pt", "policy"
 _SMALL = 1e-4  # beside a group's standard deviation
+_FAR = 10.0  # a token's divergence at most, as in verl: one that became all but impossible must not outpull all others
 
 
 class GrpoError(ValueError):
@@ -124,8 +126,8 @@ def objective(
     ratio = torch.exp(log_probs - old)
     held = ratio.clamp(1 - clip, 1 + clip)
     gain = torch.minimum(ratio * advantage, held * advantage)
-    away = reference - log_probs
-    divergence = torch.exp(away) - away - 1
+    away = (reference - log_probs).clamp(-2 * _FAR, 2 * _FAR)  # exp must not overflow
+    divergence = (torch.exp(away) - away - 1).clamp(max=_FAR)
     return gain - kl * divergence, divergence, (ratio * advantage > held * advantage)
 
 
@@ -145,10 +147,13 @@ class _Piece:
     def loss(self, log_probs: torch.Tensor, config: GrpoConfig) -> tuple[torch.Tensor, float, float]:
         """The loss; the mean divergence of the trained tokens, and the share of them that was clipped. The first log
         probabilities that come are those of the model that wrote the tokens."""
-        self.old = log_probs.detach() if self.old is None else self.old
-        reference = self.old if self.reference is None else self.reference
-        gain, divergence, clipped = objective(log_probs, self.old, reference, self.advantage, config.clip, config.kl)
+        import torch
+
         trained = self.weights > 0
+        self.old = log_probs.detach() if self.old is None else self.old
+        log_probs = torch.where(trained, log_probs, self.old)  # elsewhere exp could overflow, and 0 * inf is no number
+        reference = self.old if self.reference is None else torch.where(trained, self.reference, self.old)
+        gain, divergence, clipped = objective(log_probs, self.old, reference, self.advantage, config.clip, config.kl)
         return (
             -(gain * self.weights).sum(),
             divergence[trained].mean().item(),
@@ -219,7 +224,7 @@ def train_grpo(
 
     base, out = Path(base), Path(out)
     reward = reward or Reward()
-    key = store.hash_json([store.hash_model(base), asdict(config), repr(rollouts), _shape(reward), _code()])
+    key = store.hash_json([store.hash_model(base), asdict(config), repr(rollouts), _shape(reward), _code(rollouts)])
     done = _finished(out, key)
     if done:
         return done
@@ -312,20 +317,28 @@ def _update(state: _State, groups: Sequence[Sequence[Rollout]]) -> dict[str, flo
 # --- what is kept ---------------------------------------------------------------------
 
 
-def _code() -> list[str]:
+def _code(rollouts: Rollouts) -> list[str]:
     here = Path(__file__)
-    return [store.hash_path(here.with_name(name)) for name in ("grpo.py", "rollouts.py", "trees.py")]
+    files = [*(here.with_name(name) for name in ("grpo.py", "rollouts.py", "trees.py")), Path(accounting.__file__)]
+    attempts = [rollouts.code_hash()] if isinstance(rollouts, TaskRollouts) else []
+    return [store.hash_path(file) for file in files] + attempts
 
 
 def _shape(reward: Callable[[Attempt], float]) -> str:
-    """What stands for a reward in the key of a training."""
+    """What stands for a reward in the key of a training: a function's text and the values that it brought along."""
+    if isinstance(reward, Reward):
+        return repr(reward)
     try:
-        return repr(reward) if isinstance(reward, Reward) else inspect.getsource(reward)
+        brought = inspect.getclosurevars(reward).nonlocals if inspect.isfunction(reward) else {}
+        said = repr([inspect.getsource(reward), brought, getattr(reward, "__defaults__", None)])
     except (TypeError, OSError):
+        said = " at 0x"
+    if " at 0x" in said:
         raise GrpoError(
-            f"reward {reward!r}: give a Reward or a function that stands in a file or a cell, "
-            "so that a training that was cut is known by its text"
-        ) from None
+            f"reward {reward!r}: give a Reward or a function that stands in a file or a cell, with plain values if it "
+            "brings any along, so that a training that was cut is known by its text"
+        )
+    return said
 
 
 def _finished(out: Path, key: str) -> dict[str, Any] | None:
@@ -389,7 +402,9 @@ class _State:
             return
         kept = torch.load(path, map_location="cpu", weights_only=True)
         if kept["key"] != self.key:
-            raise GrpoError(f"{path}: a run of other settings was cut here; delete it or give another folder")
+            raise GrpoError(
+                f"{path}: a run of other settings was cut here; go back to them, or delete {path.parent} to begin anew"
+            )
         self.model.load_state_dict(kept["model"])
         self.optimizer.load_state_dict(kept["optimizer"])
         self.step, self.curve, self.seconds = kept["step"], kept["curve"], kept["seconds"]

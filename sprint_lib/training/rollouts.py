@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from sprint_lib.accounting import sequential_tokens, total_tokens
 from sprint_lib.calls import Attempt
-from sprint_lib.engines import Completion, Engine, EngineSpec, OnText, Request, open_engine
+from sprint_lib.engines import Completion, Engine, EngineError, EngineSpec, OnText, Request, open_engine
 from sprint_lib.loop import stable_seed
 from sprint_lib.methods import get_method
 from sprint_lib.serving import ModelEngine, check_engine, engine_for
@@ -56,12 +56,15 @@ class Tape:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.calls: list[Written] = []
+        self.lost = ""  # why a call's tokens are not known, though this engine's mostly are
 
     async def complete(self, request: Request, on_text: OnText | None = None) -> Completion:
         """Raises RolloutError if the engine does not know the tokens that it wrote."""
         done = await self._engine.complete(request, on_text)
         if done.completion_tokens and not done.ids:
-            raise RolloutError("this engine does not say which tokens it wrote; nothing can be learnt from its texts")
+            if not done.note:
+                raise RolloutError("this engine does not say which tokens it wrote; its texts teach nothing")
+            self.lost = done.note  # a server failed on the way
         if done.ids:
             self.calls.append((done.prompt_ids, done.ids))
         return done
@@ -154,6 +157,12 @@ class TaskRollouts:
 
         return wait_for(self._sample(step, self._with_weights(model)))
 
+    def code_hash(self) -> str:
+        """What stands for the code that makes the attempts, see `evaluation.runs.code_hash`."""
+        from sprint_lib.evaluation import runs
+
+        return runs.code_hash(self.method, self.task, self.settings)
+
     def close(self) -> None:
         """See `Rollouts`."""
         while self._running:
@@ -176,7 +185,14 @@ class TaskRollouts:
         async def one(problem: Problem, sample: int) -> Rollout:
             values = {**self.settings, "seed": stable_seed("rollout", self.seed, step), "sample": sample}
             tape = Tape(opened[sample % self.copies])
-            attempt = await method.solve(problem, task, tape, method.settings.from_dict(values))
+            try:
+                attempt = await method.solve(problem, task, tape, method.settings.from_dict(values))
+            except EngineError as error:
+                attempt = Attempt(
+                    problem.id, self.method, "engine_error", False, "", "", sample=sample, note=str(error)
+                )
+            if tape.lost:
+                attempt = replace(attempt, status="engine_error", note=tape.lost)
             return Rollout(attempt, tuple(sorted(tape.calls)))  # in which order they ended is chance
 
         try:
