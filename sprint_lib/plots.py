@@ -1038,7 +1038,11 @@ def arrows(frame: pd.DataFrame, *, label: str, title: str, caption: str = "") ->
                     row["x"], row["y"], xerr=_whisker(row, "x"), yerr=_whisker(row, "y"), fmt=shape, color=shade,
                     markerfacecolor=shade if step == "after" else "white", markersize=7, elinewidth=0.8, capsize=2,
                 )  # fmt: skip
-                axis.annotate(row["label"], (row["x"], row["y"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
+                right, up = (row[of] >= ends["before"][of] for of in ("x", "y"))  # away from where the arrow comes from
+                axis.annotate(
+                    row["label"], (row["x"], row["y"]), xytext=(6 if right else -6, 5 if up else -12),
+                    ha="left" if right else "right", textcoords="offset points", fontsize=8,
+                )  # fmt: skip
             places = [(ends[step]["x"], ends[step]["y"]) for step in ("after", "before")]
             axis.annotate("", *places, arrowprops={"arrowstyle": "->", "color": shade, "lw": 1.3, "shrinkA": 5})
         axis.set_title("\n".join(textwrap.wrap(panel, 100 // columns)), loc="left", fontsize=9.5)
