@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from sprint_lib import models, plots, tables
 from sprint_lib.calls import Attempt, Call, Wait
@@ -17,6 +16,7 @@ from sprint_lib.evaluation import campaign, reinforcement, statistics
 from sprint_lib.evaluation.claims import claims_table
 from sprint_lib.evaluation.reinforcement import ReinforcementError, System, Training
 from sprint_lib.evaluation.runs import run
+from sprint_lib.params import load_yaml
 from sprint_lib.store import Workspace
 from sprint_lib.training import grpo
 from sprint_lib.training.rollouts import Reward, Rollout
@@ -27,8 +27,8 @@ HERE = {"dtype": "float64", "max_batch": 8}
 APR = {"method": "apr", "model": "countdown-apr"}
 HALF = Reward(latency=0.5, typical_path=50)
 PROFILES = {
-    p: yaml.safe_load((ROOT / f"params/{p}.yaml").read_text())["notebooks"]
-    for p in ("smoke", "laptop", "reinforcement", "gpu")
+    profile: load_yaml(ROOT / f"params/{profile}.yaml")["notebooks"]
+    for profile in ("smoke", "laptop", "reinforcement", "gpu")
 }
 
 
@@ -111,7 +111,7 @@ def test_the_runs_of_a_profile_can_be_trained(profile: str, workspace: Workspace
     said = PROFILES[profile]["22_grpo"]
     found = reinforcement.plan(
         said["runs"], workspace, rollouts=SIZES | {k: said[k] for k in SIZES if k in said},
-        recipe={key: float(v) if key == "lr" else v for key, v in said["recipe"].items()}, engine=said["engine"],
+        recipe=said["recipe"], engine=said["engine"],
     )  # fmt: skip
     for name, training in found.items():  # as if they were trained
         training.out.parent.mkdir(parents=True, exist_ok=True)
