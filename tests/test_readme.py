@@ -33,6 +33,7 @@ PATH = {**RIVAL, "value": "sequential", "digits": 0}
 NOISE = {"table": f"{LAPTOP}/label_noise_comparisons.csv", "value": "change", "comparison": "a tenth more"}
 GRPO = {"table": f"{LAPTOP}/grpo-pairs.csv", "value": "change", "digits": 1}
 SPRINT_GRPO = {**GRPO, "table": "reinforcement/tables/grpo-pairs.csv", "run": "sprint", "quantity": "accuracy"}
+GREEDY = {"table": "reinforcement/tables/grpo-table1.csv", "value": "accuracy", "digits": 1, "temperature": 0.0}
 QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, "style": "main"}
 
 
@@ -67,6 +68,8 @@ QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, 
         {**GRPO, "run": "apr", "quantity": "threads"},
         {**SPRINT_GRPO, "value": "before"},
         {**SPRINT_GRPO, "value": "after"},
+        {**SPRINT_GRPO, "value": "after", "run": "sprint-latency"},
+        *({**GREEDY, "system": system} for system in ("sprint", "sprint-grpo", "sprint-latency-grpo")),
         *(
             {**GRPO, "run": "apr-latency", "quantity": it, "digits": 2}
             for it in ("critical path", "critical path, both right", "total tokens")
