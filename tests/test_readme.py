@@ -25,7 +25,7 @@ def cell(table: str, value: str, digits: int, **where: Any) -> str:
     return f"{number}[{low},{high}]"
 
 
-LAPTOP, LONGHAND = "laptop/tables", "longhand/tables"
+LAPTOP, LONGHAND, LONGER = "laptop/tables", "longhand/tables", "longer/tables"
 SAVED = {"table": f"{LAPTOP}/comparisons.csv", "value": "value", "digits": 0, "comparison": "SPRINT against RFT"}
 FASTER = {"table": f"{LAPTOP}/speedup.csv", "value": "value", "digits": 2, "quantity": "seconds"}
 RIVAL = {"table": f"{LAPTOP}/rivals.csv", "value": "accuracy", "digits": 1}
@@ -78,6 +78,14 @@ QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, 
             {**GRPO, "table": f"{LAPTOP}/grpo-latency.csv", "quantity": it, "digits": 2}
             for it in ("critical path", "critical path, both right")
         ),
+        *(
+            {"table": f"{LONGER}/attempts.csv", "value": "accuracy", "digits": 1, "method": method}
+            for method in ("sprint", "rft")
+        ),
+        {**SAVED, "table": f"{LONGER}/comparisons.csv", "quantity": "accuracy", "digits": 1},
+        {**SAVED, "table": f"{LONGER}/comparisons.csv", "quantity": "sequential tokens saved"},
+        *({**FASTER, "table": f"{LONGER}/speedup.csv", "part": part} for part in ("all problems", "longest quarter")),
+        {**FASTER, "table": f"{LONGER}/speedup.csv", "quantity": "realised", "part": "all problems", "digits": 0},
         {**FASTER, "table": f"{LONGHAND}/speedup.csv", "part": "all problems"},
         {**FASTER, "table": f"{LONGHAND}/speedup.csv", "quantity": "realised", "part": "all problems", "digits": 0},
     ],
@@ -99,3 +107,13 @@ def test_where_answers_are_lost_is_said_as_the_table_has_it() -> None:
     assert f"In the other {wrong['one'] + wrong['several']} an execution had solved" in said
     assert f"{wrong['several']} of {n['several']} attempts with several solutions" in said
     assert f"{wrong['one']} of {n['one']} with one" in said
+
+
+def test_where_longer_training_still_loses_answers() -> None:
+    frame = pd.read_csv(ROOT / "outputs" / "reference" / LONGER / "lost.csv")
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    wrong = {key: int(rows["wrong"].sum()) for key, rows in frame.groupby("executions_that_solve")}
+    assert f"{wrong['none']} attempts find no solution" in said
+    kept = f"of the {sum(wrong.values())} wrong attempts {wrong['one'] + wrong['several']} are now answers"
+    assert kept in said
+    assert f"{wrong['several']} of them with several to choose from" in said
