@@ -79,8 +79,9 @@ QUARTER = {"table": f"{LAPTOP}/figure6.csv", "value": "reduction", "digits": 0, 
             for it in ("critical path", "critical path, both right")
         ),
         *(
-            {"table": f"{LONGER}/attempts.csv", "value": "accuracy", "digits": 1, "method": method}
+            {"table": f"{tables}/attempts.csv", "value": "accuracy", "digits": 1, "method": method}
             for method in ("sprint", "rft")
+            for tables in (LONGER, LONGHAND)
         ),
         {**SAVED, "table": f"{LONGER}/comparisons.csv", "quantity": "accuracy", "digits": 1},
         {**SAVED, "table": f"{LONGER}/comparisons.csv", "quantity": "sequential tokens saved"},
