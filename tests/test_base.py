@@ -21,6 +21,7 @@ from sprint_lib.training.base import BaseConfig, _positions, _update, build_mode
 from sprint_lib.training.languages import (
     LANGUAGES,
     CountdownBase,
+    CountdownDeep,
     LonghandBase,
     LonghandMany,
     LonghandSums,
@@ -43,6 +44,7 @@ TINY = CountdownBase(
 
 SHIPPED = {
     "countdown-base": [CountdownBase],
+    "countdown-deep": [CountdownDeep],
     "longhand-base": [LonghandMany, LonghandWhole, LonghandSums, LonghandBase],
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -132,6 +134,17 @@ def test_half_precision_is_close(folder: Path) -> None:
             logits[dtype] = decoder.forward(*laid, spans, [0, 1, 22]).double()
     error = (logits["bfloat16"] - logits["float64"]).abs().max() / logits["float64"].std()
     assert 0 < error < 0.1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others promise more memory than there is")
+def test_a_cache_may_have_room_for_more_than_the_machine_has(folder: Path) -> None:
+    decoder = Decoder(folder, "float32", slots=1)
+    decoder.reserve(40)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    decoder = Decoder(folder, "float32", slots=2 * memory // decoder.kv_cache.nbytes)
+    decoder.reserve(40)
+    assert decoder.kv_cache.nbytes > 1.9 * memory
+    assert not decoder.kv_cache[-1, -1].any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

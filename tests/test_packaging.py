@@ -32,6 +32,7 @@ SEARCHERS = ("countdown-apr", "countdown-sos", "countdown-sos-plus")  # by noteb
 SHIPPED_MODELS = (
     *SEARCHERS,
     "countdown-base",
+    "countdown-deep",
     "countdown-pasta",
     "countdown-sprint",
     "longhand-base",

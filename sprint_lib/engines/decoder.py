@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ ARCHITECTURES = ("llama", "qwen2")
 Attention = Callable[[int, "torch.Tensor", int], "torch.Tensor"]
 _PADDED = 16  # half precision compiles its products for every new number of tokens, so there are to be few
 _GROWTH = 1024  # positions by which the cache grows, at least
+_NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which `mmap` knows from Python 3.13 on
 
 
 @dataclass(frozen=True)
@@ -198,13 +200,15 @@ class Decoder:
 def _untouched(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Zeros that take no memory before they are written to; those of torch and numpy take it at once.
 
-    Zeros because what masked positions hold is multiplied by zero, and must not be NaN.
+    Zeros because what masked positions hold is multiplied by zero, and must not be NaN. Linux is told to reserve
+    nothing either: it refuses to promise more than the machine has, of which most is never used.
     """
     import mmap
 
     import torch
 
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (_NO_RESERVE if sys.platform == "linux" else 0)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags)
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
