@@ -44,7 +44,8 @@ def test_of_a_right_line_all_is_learned_and_of_a_wrong_attempt_nothing() -> None
     ("given", "said"),
     [
         ({"problem": 3}, r"rounds: .*'problem' \(did you mean 'problems'\?\)"),
-        ({"problems": 0}, "rounds: problems is 0, it must be more than 0"),
+        ({"problems": 0}, "rounds: problems is 0, it must be a number more than 0"),
+        ({"lr": "4e-4"}, "rounds: lr is '4e-4', it must be a number more than 0"),  # what YAML takes for text
         ({"settings": {"rtf": {}}}, r"rounds: unknown model 'rtf' \(did you mean 'rft'\?\)"),
     ],
 )

@@ -43,14 +43,15 @@ class Round:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Round:
-        """Raises ValueError on an unknown key or a number that is not positive."""
+        """Raises ValueError on an unknown key, and on what is no positive number where one is needed."""
         known = [one.name for one in fields(Round)]
         if said := unknown(data, known) or unknown(data.get("settings", {}), METHODS, "model"):
             raise ValueError(f"rounds: {said}")
         one = Round(**data)
         for name in ("problems", "tokens", "lr", "concurrency"):
-            if not getattr(one, name) > 0:
-                raise ValueError(f"rounds: {name} is {getattr(one, name)!r}, it must be more than 0")
+            value = getattr(one, name)
+            if type(value) not in (int, float) or value <= 0:
+                raise ValueError(f"rounds: {name} is {value!r}, it must be a number more than 0")
         return one
 
 
