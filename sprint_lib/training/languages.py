@@ -79,8 +79,8 @@ class CountdownBase(BaseConfig):
 
 @dataclass(frozen=True)
 class CountdownDeep(CountdownBase):
-    """As many weights in four times the layers, half as wide: on a CPU a step then takes about as long for eight
-    sequences as for one, since most of it is the layers' fixed cost, and prompts are read at the same cost as before.
+    """As many weights in four times the layers, half as wide: behind a server on a CPU more of a step is then what each
+    layer costs however many sequences there are, so that those beside cost the one that is waited for less.
     """
 
     hidden: int = 128

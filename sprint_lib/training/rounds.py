@@ -115,7 +115,7 @@ def own_samples(attempts: Sequence[Attempt], questions: Mapping[str, str], syste
     """What is learned from the right ones of `attempts`, with their problems' `questions` by id.
 
     Of one line all of it; of a trajectory what its planner wrote. An execution is a search as the base writes it,
-    right far more often than plans and answers, and nine tenths of the tokens; it is read, not trained.
+    and most of the tokens; it is read, not trained.
     """
     samples: list[Sample] = []
     for attempt in attempts:
