@@ -10,6 +10,8 @@ from sprint_lib import models
 from sprint_lib.calls import Attempt
 from sprint_lib.evaluation.runs import read_attempts
 from sprint_lib.store import Workspace
+from sprint_lib.tasks import get_task
+from sprint_lib.tasks.countdown import problem
 from sprint_lib.training import rounds
 from sprint_lib.training.rounds import Round, own_samples
 from sprint_lib.training.sft import SftConfig, SftError
@@ -17,16 +19,19 @@ from sprint_lib.training.sft import SftConfig, SftError
 QUESTION = "Numbers: 2 3 4\nTarget: 24\n"
 PLAN = "<Plan_1>\n<prompt_1.1>Try 2 * 3</prompt_1.1>\n<prompt_1.2>Try 3 * 4</prompt_1.2>\n</Plan_1>\n"
 DONE = (
-    "<Execution_1>\n<execution_1.1>\nSolved 2 * 3 = 6 ; 4 * 6 = 24\n</execution_1.1>\n"
+    "<Execution_1>\n<execution_1.1>\nSolved 2 * 3 = 6 ; 4 + 6 = 24\n</execution_1.1>\n"  # a sum that is wrong
     "<execution_1.2>\nSolved 3 * 4 = 12 ; 2 * 12 = 24\n</execution_1.2>\n</Execution_1>\n"
 )
 FINAL = "<Final_answer>\nAnswer 3 * 4 = 12 ; 2 * 12 = 24\n</Final_answer>\n"
+TASK, PROBLEMS = get_task("countdown"), {"2-3-4=24": problem((2, 3, 4), 24)}
 RIGHT = Attempt("2-3-4=24", "sprint", "ok", True, "(2 * (3 * 4))", QUESTION + PLAN + DONE + FINAL)
 
 
-def test_of_a_right_trajectory_the_planner_is_learned_from_and_the_executions_are_read() -> None:
-    plan, final = own_samples([RIGHT], {RIGHT.problem: QUESTION}, system="Think. ")
+def test_of_a_right_trajectory_plan_answer_and_the_executions_that_solved_it_are_learned() -> None:
+    plan, execution, final = own_samples([RIGHT], TASK, PROBLEMS, system="Think. ")
     assert plan.context == "Think. " + QUESTION
+    assert (execution.role, execution.completion) == ("executor", "Solved 3 * 4 = 12 ; 2 * 12 = 24\n")
+    assert execution.context == "Think. " + QUESTION + PLAN.removesuffix("</Plan_1>\n") + "<execution_1.2>\n"
     assert plan.completion + plan.stop + "\n" == PLAN  # all of it, its end too: no plan knew what came of it
     assert final.context == "Think. " + QUESTION + PLAN + DONE  # in the order in which the model saw it
     assert final.completion + final.stop + "\n" == FINAL
@@ -35,9 +40,9 @@ def test_of_a_right_trajectory_the_planner_is_learned_from_and_the_executions_ar
 
 def test_of_a_right_line_all_is_learned_and_of_a_wrong_attempt_nothing() -> None:
     line = replace(RIGHT, method="sequential", text="Answer 2 * 3 = 6 ; 4 * 6 = 24\n")
-    (sample,) = own_samples([replace(line, correct=False), line], {RIGHT.problem: QUESTION})
+    (sample,) = own_samples([replace(line, correct=False), line], TASK, PROBLEMS)
     assert (sample.context, sample.completion, sample.ends) == (QUESTION, line.text, True)
-    assert own_samples([replace(RIGHT, correct=False)], {RIGHT.problem: QUESTION}) == []
+    assert own_samples([replace(RIGHT, correct=False)], TASK, PROBLEMS) == []
 
 
 @pytest.mark.parametrize(

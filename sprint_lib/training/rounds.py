@@ -19,7 +19,7 @@ from sprint_lib.evaluation.campaign import Planned, asked, run_models
 from sprint_lib.evaluation.runs import Report, RunSpec
 from sprint_lib.prompts import read as read_prompt
 from sprint_lib.store import Workspace
-from sprint_lib.tasks import get_task
+from sprint_lib.tasks import Problem, Task, get_task, verifier
 from sprint_lib.training.sft import Progress, SftConfig, SftError, train_sft
 from sprint_lib.trajectory import parse
 from sprint_lib.wording import unknown
@@ -89,8 +89,8 @@ def learn_on(
         SftError: if none of a model's attempts is right.
         RunError, ServingError, ValueError: see `evaluation.campaign.run_models`.
     """
-    problems = get_task(task).load(one.problems, split="train", seed=one.seed)
-    questions = {problem.id: problem.question for problem in problems}
+    posed = get_task(task)
+    problems = {problem.id: problem for problem in posed.load(one.problems, split="train", seed=one.seed)}
     planned = asked([_planned(one, model, old.name, task) for model, (old, _) in models.items()], prompts)
     start = {model: old for model, (old, _) in models.items()}
     found = run_models(planned, start, engine, workspace, report=report)
@@ -98,7 +98,7 @@ def learn_on(
     trained = {}
     for model, (old, new) in models.items():
         told = read_prompt(prompts, METHODS[model], task)
-        samples = own_samples(found[f"own-{old.name}"], questions, told)
+        samples = own_samples(found[f"own-{old.name}"], posed, problems, told)
         if not samples:
             raise SftError(f"{old}: none of its {one.problems} attempts is right; it has nothing of its own to learn")
         trained[model] = train_sft(samples, old, new, recipe, training and training(model))
@@ -111,20 +111,25 @@ def _planned(one: Round, model: str, name: str, task: str) -> Planned:
     return Planned(model, replace(spec, concurrency=one.concurrency))
 
 
-def own_samples(attempts: Sequence[Attempt], questions: Mapping[str, str], system: str = "") -> list[Sample]:
-    """What is learned from the right ones of `attempts`, with their problems' `questions` by id.
+def own_samples(
+    attempts: Sequence[Attempt], task: Task, problems: Mapping[str, Problem], system: str = ""
+) -> list[Sample]:
+    """What is learned from the right ones of `attempts` at `problems` (by id).
 
-    Of one line all of it; of a trajectory what its planner wrote. An execution is a search as the base writes it,
-    and most of the tokens; it is read, not trained.
+    Of one line all of it; of a trajectory what its planner wrote, and the executions that solved the problem where the
+    task can tell (`tasks.verifier`). The others are most of the tokens and searches without an end to get right;
+    they are read, not trained.
     """
     samples: list[Sample] = []
     for attempt in attempts:
         if not attempt.correct:
             continue
-        question, trace = system + questions[attempt.problem], f"{attempt.problem}#{attempt.sample}"
+        problem, trace = problems[attempt.problem], f"{attempt.problem}#{attempt.sample}"
+        question = system + problem.question
         if attempt.method == "sequential":
             samples += rft_samples(question, attempt.text, trace)
         else:
+            solved = verifier(task, problem) or (lambda text: False)
             calls = sprint_samples(question, parse(attempt.text), trace)
-            samples += [call for call in calls if call.role == "planner"]
+            samples += [call for call in calls if call.role == "planner" or solved(call.completion)]
     return samples
