@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from sprint_lib.training.base import BaseConfig, _positions, _update, build_mode
 from sprint_lib.training.languages import (
     LANGUAGES,
     CountdownBase,
+    CountdownChains,
     CountdownDeep,
     LonghandBase,
     LonghandMany,
@@ -44,7 +46,7 @@ TINY = CountdownBase(
 
 SHIPPED = {
     "countdown-base": [CountdownBase],
-    "countdown-deep": [CountdownDeep],
+    "countdown-deep": [CountdownChains, CountdownDeep],
     "longhand-base": [LonghandMany, LonghandWhole, LonghandSums, LonghandBase],
 }
 
@@ -174,6 +176,15 @@ def test_countdown_weighs_chains_and_the_verdicts_before_them() -> None:
     assert near[0] == ("Left", 1.0)
     far = dict(weighed([2, 3, 4], 24, (3,)))
     assert far["Answer"] == config.answer_weight
+
+
+def test_the_second_leg_has_more_chains_that_end_with_the_larger_number_first() -> None:
+    def share(config: BaseConfig) -> float:
+        rng = random.Random(0)
+        traces = [config.draw(rng)[1] for _ in range(300)]
+        return sum(any(re.match(r"Solved .* [-/] \d+ = \d+$", line) for line in t.splitlines()) for t in traces) / 300
+
+    assert share(CountdownChains()) > 2 * share(CountdownDeep())
 
 
 def test_longhand_examples_are_of_the_train_split_with_any_labels() -> None:

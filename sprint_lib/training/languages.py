@@ -7,6 +7,7 @@ the fly from the train split of the task; the trainer knows nothing else of it.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,7 @@ from sprint_lib.training.base import BaseConfig
 from sprint_lib.wording import unknown
 
 MOST_TRIES, MOST_SECOND = 8, 4  # first moves, and second moves of each, that a question asks for
+_LARGER_FIRST = re.compile(r"^Solved .* [-/] \d+ = \d+$", re.MULTILINE)  # a chain that ends so
 
 # --- Countdown ------------------------------------------------------------------------
 
@@ -89,6 +91,29 @@ class CountdownDeep(CountdownBase):
     kv_heads: int = 2
     ffn: int = 352
     lr: float = 4e-3
+
+
+@dataclass(frozen=True)
+class CountdownChains(CountdownDeep):
+    """The second leg, from a model of the first: chains that end in a subtraction or a division.
+
+    Only these put the larger number first. The first leg leaves one in eight of them wrong where the product was
+    looked at, too (`22 - 1 = 21` after ` 1 22 = 23 21 22 -> 21 yes`): they are few among all lines.
+    """
+
+    tokens: int = 4_000_000
+    lr: float = 2e-3
+    embedding_lr: float = 1e-3
+    decay_share: float = 0.9
+    chain_weight: float = 20.0
+    others: float = 0.3  # of traces that have no such chain, how many are kept
+
+    def draw(self, rng: random.Random) -> tuple[str, str]:
+        """(question, trace) of the train split."""
+        while True:
+            question, trace = super().draw(rng)
+            if _LARGER_FIRST.search(trace) or rng.random() < self.others:
+                return question, trace
 
 
 # --- longhand -------------------------------------------------------------------------
@@ -187,6 +212,7 @@ class LonghandMany(LonghandWhole):
 LANGUAGES: dict[str, type[BaseConfig]] = {
     "countdown": CountdownBase,
     "countdown-deep": CountdownDeep,
+    "countdown-chains": CountdownChains,
     "longhand": LonghandBase,
     "longhand-sums": LonghandSums,
     "longhand-whole": LonghandWhole,
