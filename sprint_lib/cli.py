@@ -149,8 +149,8 @@ def _add_model_commands(commands: Commands) -> None:
     base.add_argument(
         "--task",
         default="countdown",
-        help="countdown (default); countdown-deep, then countdown-chains with --start; longhand, then longhand-sums, "
-        "-whole and -many, each with --start",
+        help="countdown (default); countdown-deep, then countdown-chains and -near; longhand, then longhand-sums, "
+        "-whole and -many: each later one with --start",
     )
     base.add_argument("--start", type=Path, help="folder of a finished base model to go on from")
     base.add_argument("--tokens", type=int, help="tokens seen in training")

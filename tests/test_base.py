@@ -24,6 +24,7 @@ from sprint_lib.training.languages import (
     CountdownBase,
     CountdownChains,
     CountdownDeep,
+    CountdownNear,
     LonghandBase,
     LonghandMany,
     LonghandSums,
@@ -46,7 +47,7 @@ TINY = CountdownBase(
 
 SHIPPED = {
     "countdown-base": [CountdownBase],
-    "countdown-deep": [CountdownChains, CountdownDeep],
+    "countdown-deep": [CountdownNear, CountdownChains, CountdownDeep],
     "longhand-base": [LonghandMany, LonghandWhole, LonghandSums, LonghandBase],
 }
 
@@ -178,13 +179,19 @@ def test_countdown_weighs_chains_and_the_verdicts_before_them() -> None:
     assert far["Answer"] == config.answer_weight
 
 
-def test_the_second_leg_has_more_chains_that_end_with_the_larger_number_first() -> None:
-    def share(config: BaseConfig) -> float:
-        rng = random.Random(0)
-        traces = [config.draw(rng)[1] for _ in range(300)]
-        return sum(any(re.match(r"Solved .* [-/] \d+ = \d+$", line) for line in t.splitlines()) for t in traces) / 300
+def test_later_legs_have_more_of_the_last_equations_that_go_wrong_most() -> None:
+    def last_equations(config: BaseConfig) -> tuple[int, int]:
+        """How many chains of 300 traces end in a subtraction or division, and how many near their larger number."""
+        rng, larger_first, near = random.Random(0), 0, 0
+        for line in (line for _ in range(300) for line in config.draw(rng)[1].splitlines()):
+            if equation := re.match(r"Solved (?:.*; )?(\d+) ([-+*/]) (\d+) = \d+$", line):
+                larger_first += equation[2] in "-/"
+                near += equation[2] in "+-" and min(int(equation[1]), int(equation[3])) <= 6
+        return larger_first, near
 
-    assert share(CountdownChains()) > 2 * share(CountdownDeep())
+    first, second, third = map(last_equations, (CountdownDeep(), CountdownChains(), CountdownNear()))
+    assert second[0] > 2 * first[0]
+    assert third[1] > 2 * first[1]
 
 
 def test_longhand_examples_are_of_the_train_split_with_any_labels() -> None:

@@ -17,7 +17,6 @@ from sprint_lib.training.base import BaseConfig
 from sprint_lib.wording import unknown
 
 MOST_TRIES, MOST_SECOND = 8, 4  # first moves, and second moves of each, that a question asks for
-_LARGER_FIRST = re.compile(r"^Solved .* [-/] \d+ = \d+$", re.MULTILINE)  # a chain that ends so
 
 # --- Countdown ------------------------------------------------------------------------
 
@@ -108,12 +107,29 @@ class CountdownChains(CountdownDeep):
     chain_weight: float = 20.0
     others: float = 0.3  # of traces that have no such chain, how many are kept
 
+    ENDS: ClassVar[re.Pattern[str]] = re.compile(r"^Solved .* [-/] \d+ = \d+$", re.MULTILINE)
+
     def draw(self, rng: random.Random) -> tuple[str, str]:
         """(question, trace) of the train split."""
         while True:
             question, trace = super().draw(rng)
-            if _LARGER_FIRST.search(trace) or rng.random() < self.others:
+            if self.ENDS.search(trace) or rng.random() < self.others:
                 return question, trace
+
+
+@dataclass(frozen=True)
+class CountdownNear(CountdownChains):
+    """The third leg, from a model of the second: chains that end near their larger number, above it or below.
+
+    There sum, difference and product are hardest to tell apart, and the second leg was given more differences.
+    """
+
+    tokens: int = 3_000_000
+    others: float = 0.15
+
+    ENDS: ClassVar[re.Pattern[str]] = re.compile(
+        r"^Solved (?:.*; )?(?:[1-6] \+ \d+|\d+ - [1-6]|\d+ / \d+) = \d+$", re.MULTILINE
+    )
 
 
 # --- longhand -------------------------------------------------------------------------
@@ -213,6 +229,7 @@ LANGUAGES: dict[str, type[BaseConfig]] = {
     "countdown": CountdownBase,
     "countdown-deep": CountdownDeep,
     "countdown-chains": CountdownChains,
+    "countdown-near": CountdownNear,
     "longhand": LonghandBase,
     "longhand-sums": LonghandSums,
     "longhand-whole": LonghandWhole,
