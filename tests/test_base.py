@@ -179,19 +179,21 @@ def test_countdown_weighs_chains_and_the_verdicts_before_them() -> None:
     assert far["Answer"] == config.answer_weight
 
 
-def test_later_legs_have_more_of_the_last_equations_that_go_wrong_most() -> None:
-    def last_equations(config: BaseConfig) -> tuple[int, int]:
-        """How many chains of 300 traces end in a subtraction or division, and how many near their larger number."""
-        rng, larger_first, near = random.Random(0), 0, 0
-        for line in (line for _ in range(300) for line in config.draw(rng)[1].splitlines()):
-            if equation := re.match(r"Solved (?:.*; )?(\d+) ([-+*/]) (\d+) = \d+$", line):
-                larger_first += equation[2] in "-/"
-                near += equation[2] in "+-" and min(int(equation[1]), int(equation[3])) <= 6
-        return larger_first, near
+def test_later_legs_have_more_of_what_goes_wrong_most() -> None:
+    def counts(config: BaseConfig) -> tuple[int, int, int]:
+        """Of 300 traces: chains that end in a subtraction or division, near their larger number, after others."""
+        rng, larger_first, near, further = random.Random(0), 0, 0, 0
+        for _ in range(300):
+            chains = re.findall(r"Solved (?:.*; )?(\d+) ([-+*/]) (\d+) = \d+$", config.draw(rng)[1], re.MULTILINE)
+            larger_first += sum(sign in "-/" for _, sign, _ in chains)
+            near += sum(sign in "+-" and min(int(a), int(b)) <= 6 for a, sign, b in chains)
+            further += max(0, len(chains) - 1)
+        return larger_first, near, further
 
-    first, second, third = map(last_equations, (CountdownDeep(), CountdownChains(), CountdownNear()))
+    first, second, third = map(counts, (CountdownDeep(), CountdownChains(), CountdownNear()))
     assert second[0] > 2 * first[0]
     assert third[1] > 2 * first[1]
+    assert third[2] > 2 * first[2]
 
 
 def test_longhand_examples_are_of_the_train_split_with_any_labels() -> None:

@@ -105,15 +105,15 @@ class CountdownChains(CountdownDeep):
     embedding_lr: float = 1e-3
     decay_share: float = 0.9
     chain_weight: float = 20.0
-    others: float = 0.3  # of traces that have no such chain, how many are kept
+    others: float = 0.3  # of the traces not all kept (`KEPT`), how many are
 
-    ENDS: ClassVar[re.Pattern[str]] = re.compile(r"^Solved .* [-/] \d+ = \d+$", re.MULTILINE)
+    KEPT: ClassVar[re.Pattern[str]] = re.compile(r"^Solved .* [-/] \d+ = \d+$", re.MULTILINE)
 
     def draw(self, rng: random.Random) -> tuple[str, str]:
         """(question, trace) of the train split."""
         while True:
             question, trace = super().draw(rng)
-            if self.ENDS.search(trace) or rng.random() < self.others:
+            if self.KEPT.search(trace) or rng.random() < self.others:
                 return question, trace
 
 
@@ -130,7 +130,7 @@ class CountdownNear(CountdownChains):
     answer_weight: float = 30.0
     others: float = 0.15
 
-    ENDS: ClassVar[re.Pattern[str]] = re.compile(
+    KEPT: ClassVar[re.Pattern[str]] = re.compile(
         r"^Solved (?:.*; )?(?:[1-6] \+ \d+|\d+ - [1-6]|\d+ / \d+) = \d+$|^Solved [^S]*^Solved ", re.MULTILINE
     )
 
