@@ -78,10 +78,11 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Packed:
-    """A trace and the trajectory it became."""
+    """A trace and the trajectory it became; `filled`: with a last stage as wide as its plan (`curation.filling`)."""
 
     annotated: Annotated
     packing: Packing
+    filled: bool = False
 
 
 @dataclass(frozen=True)

@@ -116,10 +116,13 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 def json_lines(packed: Iterable[Packed], *, cap: int | None, min_ratio: float) -> str:
-    """The traces that notebook 05 trains on, a line each: as it was, packed, and with what settings."""
+    """The traces that notebook 05 trains on, a line each: as it was, packed, and with what settings.
+
+    `cap` is null where the last stage was filled: its plan ends where a plan does.
+    """
     rows = (
         {**vars(item.annotated.trace), "trajectory": item.packing.trajectory.render()}
-        | {"cap": cap, "min_ratio": min_ratio, "ratio": item.packing.ratio}
+        | {"cap": None if item.filled else cap, "min_ratio": min_ratio, "ratio": item.packing.ratio}
         for item in packed
     )
     return "".join(json.dumps(row) + "\n" for row in rows)
