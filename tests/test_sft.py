@@ -334,7 +334,7 @@ def test_the_key_knows_what_decides_the_result_and_nothing_else(
     shutil.copytree(Path(sft.__file__).parent, code)
     monkeypatch.setattr(sft, "__file__", str(code / "sft.py"))
     assert training_key(samples, copy, FAST) == key
-    for name in ("sft.py", "trees.py", "optimizer.py"):
+    for name in ("sft.py", "trees.py", "optimizer.py", "precision.py"):
         content = (code / name).read_bytes()
         (code / name).write_bytes(content + b"#")
         assert training_key(samples, copy, FAST) != key, name

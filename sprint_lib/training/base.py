@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sprint_lib import store
+from sprint_lib.training.precision import has_bfloat16
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +260,7 @@ def _update(
     import torch
     from torch.nn.functional import cross_entropy
 
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16("cpu")):
         # Without a mask, transformers takes what comes after a jump for another sequence.
         everything = torch.ones_like(ids)
         logits = model(input_ids=ids, attention_mask=everything, position_ids=positions, use_cache=False).logits

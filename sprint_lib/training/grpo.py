@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from sprint_lib import accounting, store
 from sprint_lib.accounting import sequential_tokens, spawned, total_tokens
 from sprint_lib.calls import STATUSES, Attempt
+from sprint_lib.training.precision import has_bfloat16
 from sprint_lib.training.rollouts import Reward, Rollout, Rollouts, TaskRollouts, Written
 from sprint_lib.training.sft import padded
 from sprint_lib.training.trees import Tree, collate, grouped, lay_out
@@ -76,7 +77,7 @@ class GrpoConfig:
     max_norm: float = 1.0  # of the gradients
     weight_decay: float = 0.0
     batch_tokens: int = 8192  # computed at once, padding included
-    bf16: bool = True
+    bf16: bool = True  # where the processor has it (`training.precision`), else float32
     seed: int = 0
     threads: int = 2
 
@@ -190,7 +191,7 @@ def _log_probs(model: PreTrainedModel, piece: _Piece, config: GrpoConfig) -> tup
     """Log probabilities [rows, width - 1] of the tokens that follow, and the mean entropy of those that are trained."""
     import torch
 
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16 and has_bfloat16(model.device.type)):
         logits = model(**piece.inputs, use_cache=False).logits[:, :-1]
     scores = torch.log_softmax(logits.float() / config.temperature, dim=-1)
     following = piece.inputs["input_ids"][:, 1:, None]

@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 from sprint_lib import store
 from sprint_lib.curation.samples import Sample, read_samples
 from sprint_lib.progress import Every
+from sprint_lib.training.precision import has_bfloat16
 from sprint_lib.training.trees import Tree, collate, lay_out
 from sprint_lib.wording import unknown
 
@@ -85,7 +86,7 @@ class SftConfig:
     log_steps: int = 20
     eval_share: float = 0.0  # of the sequences, held out; the weights with the least loss on them are kept
     eval_steps: int = 100  # between evaluations, each of which writes a checkpoint (then in place of save_steps)
-    bf16: bool = True
+    bf16: bool = True  # where the processor has it (`training.precision`), else float32
     gradient_checkpointing: bool = False  # activations are computed again, not kept: a third more time, far less memory
     processes: int = 1  # on all machines together
     sharding: str = ""  # fsdp: weights, gradients and moments are shared out among the processes, too (FSDP2)
@@ -333,7 +334,7 @@ def training_key(samples: Sequence[Sample], base: Path, config: SftConfig) -> st
     """Hash of all that the result depends on: samples, base model, settings, and the code that trains."""
     values = [list(vars(s).values()) for s in samples]
     here = Path(__file__)
-    code = [store.hash_path(here.with_name(name)) for name in ("sft.py", "trees.py", "optimizer.py")]
+    code = [store.hash_path(here.with_name(name)) for name in ("sft.py", "trees.py", "optimizer.py", "precision.py")]
     return store.hash_json([values, store.hash_model(base), asdict(config), code])
 
 
@@ -406,6 +407,7 @@ def _train(
         "tokens": sum(tree.trained for tree in used),
         "computed_tokens": sum(len(tree.tokens) for tree in used),
         "resumed_at": _step(last) if last else 0,
+        "precision": "bfloat16" if arguments.bf16 else "float32",  # of products, since the last resumption
         "seconds": round(time.monotonic() - started, 1),  # over all resumptions; what a kill lost is not in it
         "curve": [
             {"step": row["step"], "loss": row["loss"], "lr": row["learning_rate"]} for row in history if "loss" in row
@@ -451,7 +453,7 @@ def _arguments(checkpoints: Path, config: SftConfig, steps: int) -> Any:
             weight_decay=config.weight_decay,
             optim="adamw_torch",
             max_grad_norm=config.clip,
-            bf16=config.bf16,
+            bf16=_in_bfloat16(config),
             use_cpu=not torch.cuda.is_available(),
             gradient_checkpointing=config.gradient_checkpointing and not config.sharding,
             seed=config.seed,
@@ -467,6 +469,12 @@ def _arguments(checkpoints: Path, config: SftConfig, steps: int) -> Any:
         )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one GPU: TRL cannot take several in one
     return arguments
+
+
+def _in_bfloat16(config: SftConfig) -> bool:
+    import torch
+
+    return config.bf16 and has_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _evaluated(config: SftConfig) -> dict[str, Any]:
